@@ -1,0 +1,51 @@
+#define _GNU_SOURCE
+#include "core/arena.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+void arena_count(struct arena *arena, const char *name) {
+    *arena = (struct arena){.name = name, .counting = true};
+}
+
+enum status arena_create(struct arena *arena, const char *name, size_t bytes) {
+    *arena = (struct arena){.name = name, .capacity = bytes};
+    if (bytes == 0) return STATUS_OK;
+    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) {
+        arena->capacity = 0;
+        return status_fail(STATUS_MEMORY, "no memory for arena '%s' (%.1f MiB)", name,
+                           (double)bytes / (1 << 20));
+    }
+    madvise(base, bytes, MADV_HUGEPAGE); /* advice: fewer TLB misses where the kernel agrees */
+    arena->base = base;
+    return STATUS_OK;
+}
+
+void arena_free(struct arena *arena) {
+    if (arena->base) munmap(arena->base, arena->capacity);
+    *arena = (struct arena){.name = arena->name};
+}
+
+void *arena_push(struct arena *arena, size_t bytes) {
+    size_t rounded = (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+    size_t start = arena->used;
+    arena->used += rounded;
+    if (arena->used > arena->peak) arena->peak = arena->used;
+    if (arena->counting) return NULL;
+    if (arena->used > arena->capacity) {
+        fprintf(stderr, "bug: arena '%s' of %zu bytes asked for %zu at %zu\n", arena->name,
+                arena->capacity, bytes, start);
+        abort();
+    }
+    return arena->base + start;
+}
+
+void arena_release(struct arena *arena, size_t mark) {
+    assert(mark <= arena->used);
+    arena->used = mark;
+}

@@ -1,0 +1,47 @@
+/* A region of memory with one lifetime, handed out by bumping an offset.
+ *
+ * Every layout function runs twice with the same code: on a counting arena (arena_count) that owns
+ * no memory and returns NULL, to learn the bytes, and on a real one of that size. So a plan and the
+ * program can't disagree, and nothing is allocated after "ready".
+ *
+ *     +-----------+-----------+---------------------+
+ *     | push 0    | push 1    |  free ...           |
+ *     +-----------+-----------+---------------------+
+ *     base                    ^ used                ^ capacity
+ */
+#ifndef STRATA_CORE_ARENA_H
+#define STRATA_CORE_ARENA_H
+
+#include "kernels/base/status.h"
+#include <stdbool.h>
+#include <stddef.h>
+
+enum { ARENA_ALIGN = 64 }; /* a cache line and an AVX-512 register */
+
+struct arena {
+    const char *name; /* in error messages: "weights", "activations", ... */
+    char *base;       /* NULL while counting */
+    size_t used, peak, capacity;
+    bool counting;
+};
+
+/* A counting arena: arena_push returns NULL and only adds up. */
+void arena_count(struct arena *arena, const char *name);
+
+/* Allocates `bytes`, zeroed by the system lazily. STATUS_MEMORY names the arena and the size. */
+enum status arena_create(struct arena *arena, const char *name, size_t bytes);
+
+/* Gives the memory back; may be called twice. */
+void arena_free(struct arena *arena);
+
+/* `bytes` aligned to ARENA_ALIGN. NULL only while counting: running out of an arena that was
+ * measured with the same code is a bug, and asserts. */
+void *arena_push(struct arena *arena, size_t bytes);
+
+/* Marks and releases: everything pushed after `mark` is free again. */
+static inline size_t arena_mark(const struct arena *arena) {
+    return arena->used;
+}
+void arena_release(struct arena *arena, size_t mark);
+
+#endif

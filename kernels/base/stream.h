@@ -1,0 +1,27 @@
+/* Where ops run: a number of CPU threads, or a CUDA stream. The first error of an op or a
+ * collective sticks here with the op's name; stream_check() turns it into a status before results
+ * are used, so ops themselves return void. */
+#ifndef STRATA_KERNELS_BASE_STREAM_H
+#define STRATA_KERNELS_BASE_STREAM_H
+
+#include "kernels/base/status.h"
+
+struct stream {
+    int threads;           /* CPU threads an op may use; at least 1 */
+    enum status status;    /* the first failure since the last check */
+    const char *failed_op; /* its op: a string literal */
+    char reason[160];
+    void *device; /* cudaStream_t on a GPU, NULL on a CPU */
+};
+
+/* A CPU stream. threads = 0 takes one a physical core that the process may run on. */
+void stream_open_cpu(struct stream *stream, int threads);
+
+/* Records a failure of `op` unless one is recorded already. */
+void stream_fail(struct stream *stream, enum status status, const char *op, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/* Waits for all ops, then reports and clears the first failure. */
+enum status stream_check(struct stream *stream);
+
+#endif

@@ -1,0 +1,34 @@
+/* The table of subcommands. */
+#include "kernels/base/status.h"
+
+#include <stdio.h>
+#include <string.h>
+
+struct command {
+    const char *name;
+    int (*run)(int argc, char **argv); /* argv[0] is the subcommand's name; returns the exit code */
+    const char *help;
+};
+
+static const struct command commands[] = {
+    {NULL, NULL, NULL},
+};
+
+static void print_usage(FILE *out) {
+    fprintf(out, "usage: strata COMMAND [arguments]\n\ncommands:\n");
+    for (const struct command *command = commands; command->name; command++)
+        fprintf(out, "  %-10s %s\n", command->name, command->help);
+    fprintf(out, "\nstrata COMMAND --help says more.\n");
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
+        print_usage(argc < 2 ? stderr : stdout);
+        return argc < 2 ? 2 : 0;
+    }
+    for (const struct command *command = commands; command->name; command++)
+        if (strcmp(argv[1], command->name) == 0) return command->run(argc - 1, argv + 1);
+    fprintf(stderr, "strata: unknown command '%s'\n", argv[1]);
+    print_usage(stderr);
+    return 2;
+}
