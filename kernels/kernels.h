@@ -1,0 +1,55 @@
+/* The op table: every op of one device, chosen once at start.
+ *
+ * "act" in the ops' contracts is the table's activation dtype: F32, or BF16 where every activation
+ * that is written to memory is rounded to bf16 (matmul inputs and outputs, the residual stream),
+ * while sums, norms and softmax stay fp32 inside an op. */
+#ifndef STRATA_KERNELS_KERNELS_H
+#define STRATA_KERNELS_KERNELS_H
+
+#include "kernels/attention.h"
+#include "kernels/base/dtype.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/elementwise.h"
+#include "kernels/embedding.h"
+#include "kernels/matmul.h"
+#include "kernels/optimizer.h"
+#include "kernels/rmsnorm.h"
+#include "kernels/rope.h"
+#include "kernels/sample.h"
+
+struct kernels {
+    const char *name; /* "reference", "avx2", "avx512" */
+    enum dtype act;   /* DTYPE_F32 or DTYPE_BF16 */
+
+    matmul_forward_fn *matmul_forward;
+    matmul_backward_input_fn *matmul_backward_input;
+    matmul_backward_weight_fn *matmul_backward_weight;
+    bias_backward_fn *bias_backward;
+    rmsnorm_forward_fn *rmsnorm_forward;
+    rmsnorm_backward_fn *rmsnorm_backward;
+    rope_table_fn *rope_table;
+    rope_fn *rope;
+    attention_forward_fn *attention_forward;
+    attention_backward_fn *attention_backward;
+    kv_write_fn *kv_write;
+    add_fn *add;
+    scale_fn *scale;
+    accumulate_f32_fn *accumulate_f32;
+    swiglu_forward_fn *swiglu_forward;
+    swiglu_backward_fn *swiglu_backward;
+    dropout_fn *dropout;
+    embedding_forward_fn *embedding_forward;
+    embedding_backward_fn *embedding_backward;
+    cross_entropy_forward_fn *cross_entropy_forward;
+    cross_entropy_backward_fn *cross_entropy_backward;
+    adamw_fn *adamw;
+    sum_squares_fn *sum_squares;
+    sample_fn *sample;
+};
+
+/* The table called `name` ("reference", "avx2", "avx512"), or the best that this machine's cpuid
+ * allows when name is NULL or "auto". STATUS_CONFIG when the name is unknown or the machine lacks
+ * the instructions. act is DTYPE_F32 or DTYPE_BF16. The table is constant and lives for ever. */
+enum status kernels_cpu(const struct kernels **kernels, const char *name, enum dtype act);
+
+#endif

@@ -1,0 +1,57 @@
+/* Weights as a matmul reads them.
+ *
+ * A loaded matrix is its logical shape (rows = output features, cols = input features, row-major as
+ * Hugging Face stores nn.Linear), a layout tag and bytes. A panel layout holds 16 rows side by
+ * side, so that one load feeds one vector instruction and a row's chain over the columns is
+ * sequential:
+ *
+ *     panel p, column c:  W[16p][c] W[16p+1][c] ... W[16p+15][c]     at (p * cols + c) * 16
+ *
+ * Rows that pad the last panel are zero and stay zero (their gradient is zero). */
+#ifndef STRATA_KERNELS_PACK_H
+#define STRATA_KERNELS_PACK_H
+
+#include "kernels/base/stream.h"
+#include <stddef.h>
+#include <stdint.h>
+
+enum { PANEL_ROWS = 16 };
+
+enum layout {
+    LAYOUT_ROWS_F32,   /* row-major fp32: embedding tables that are only gathered from */
+    LAYOUT_PANEL_F32,  /* panels of fp32 */
+    LAYOUT_PANEL_BF16, /* panels of bf16; computed with as fp32 */
+    LAYOUT_COUNT
+};
+
+/* A matrix, borrowed. Gradients, moments and masters of a weight have its shape in LAYOUT_ROWS_F32
+ * or LAYOUT_PANEL_F32 (layout_of_gradient), so that optimizers are elementwise over the bytes. */
+struct weight {
+    enum layout layout;
+    int64_t rows, cols;
+    void *data; /* 64-byte aligned */
+};
+
+/* Elements stored, padding included, and their bytes. */
+int64_t weight_elements(enum layout layout, int64_t rows, int64_t cols);
+size_t weight_bytes(enum layout layout, int64_t rows, int64_t cols);
+
+/* "panel_bf16" and so on. */
+const char *layout_name(enum layout layout);
+
+/* The fp32 layout with the same element order. */
+enum layout layout_of_gradient(enum layout layout);
+
+/* Stores logical rows [first, first + count) from src (count, cols) f32, rounding to the layout.
+ * Calls on disjoint rows may run at once if no panel is shared; `first` is a multiple of PANEL_ROWS
+ * in panel layouts. Rows of a last panel beyond weight->rows are zeroed. */
+void weight_pack(const struct weight *weight, int64_t first, int64_t count, const float *src);
+
+/* The reverse: out (count, cols) f32, any `first`. */
+void weight_unpack(float *out, const struct weight *weight, int64_t first, int64_t count);
+
+/* to[i] = bf16(from[i]) over all stored elements: refreshes a bf16 weight from its fp32 master of
+ * the same element order. */
+void weight_round(struct stream *s, const struct weight *to, const float *from);
+
+#endif
