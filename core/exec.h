@@ -1,0 +1,36 @@
+/* What a layer needs to run: where (stream), with what (op table), with whom (tensor-parallel
+ * peers) and scratch memory for values that do not outlive it. Passed by pointer to everything;
+ * nothing of it is global. */
+#ifndef STRATA_CORE_EXEC_H
+#define STRATA_CORE_EXEC_H
+
+#include "core/arena.h"
+#include "core/comm.h"
+#include "kernels/kernels.h"
+
+struct exec {
+    struct stream *stream;
+    const struct kernels *k;
+    struct comm *tp;       /* the ranks that share each layer */
+    struct arena *scratch; /* marked and released around each use */
+};
+
+/* Bytes of `elements` activations. */
+static inline size_t act_bytes(const struct exec *exec, int64_t elements) {
+    return dtype_bytes(exec->k->act, (size_t)elements);
+}
+
+/* Scratch for `elements` activations or floats; release with arena_release. */
+static inline void *scratch_act(const struct exec *exec, int64_t elements) {
+    return arena_push(exec->scratch, act_bytes(exec, elements));
+}
+static inline float *scratch_f32(const struct exec *exec, int64_t elements) {
+    return arena_push(exec->scratch, (size_t)elements * sizeof(float));
+}
+
+/* True while layouts are being measured (core/arena.h): allocate, compute nothing. */
+static inline bool exec_counting(const struct exec *exec) {
+    return exec->scratch->counting;
+}
+
+#endif

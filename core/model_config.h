@@ -1,0 +1,61 @@
+/* The shape and constants of a model, read from Hugging Face's config.json (as transformers 4 and 5
+ * write it) or GGUF metadata.
+ *
+ * Letters used everywhere:
+ *   B sequences   T or N packed tokens   C hidden width   F feed-forward width   V vocabulary
+ *   H query heads   Hkv key/value heads   D head dimension   L layers   R LoRA rank */
+#ifndef STRATA_CORE_MODEL_CONFIG_H
+#define STRATA_CORE_MODEL_CONFIG_H
+
+#include "core/model_file.h"
+#include "kernels/rope.h"
+
+enum { MODEL_MAX_LAYERS = 512, MODEL_MAX_EOS = 8 };
+
+enum model_family { FAMILY_LLAMA, FAMILY_MISTRAL, FAMILY_QWEN2, FAMILY_QWEN3, FAMILY_COUNT };
+
+struct model_config {
+    enum model_family family;
+    int64_t vocab, hidden, ffn;
+    int layers, heads, kv_heads, head_dim;
+    float norm_eps;
+    int64_t max_context;            /* max_position_embeddings */
+    int64_t window;                 /* sliding window in tokens; 0 = none */
+    bool sliding[MODEL_MAX_LAYERS]; /* which layers use it */
+    struct rope_config rope;
+    bool tied;     /* the head is the embedding */
+    bool qkv_bias; /* biases on q, k, v */
+    bool o_bias, mlp_bias;
+    bool qk_norm;
+    enum dtype dtype; /* what the weights were saved in; F32 where nothing says */
+    int32_t bos;      /* -1 when none */
+    int32_t eos[MODEL_MAX_EOS];
+    int eos_count;
+    /* generation_config.json: defaults of requests; negative when absent */
+    double temperature, top_p;
+    int top_k;
+};
+
+/* "llama", "mistral", "qwen2", "qwen3" */
+const char *model_family_name(enum model_family family);
+
+/* From a directory's config.json and, when there, generation_config.json. */
+enum status model_config_read_hf(struct model_config *config, const char *directory);
+
+/* From JSON text; `name` is for messages. */
+enum status model_config_parse_hf(struct model_config *config, const char *json, size_t bytes,
+                                  const char *name);
+
+enum status model_config_read_gguf(struct model_config *config, const struct model_file *file);
+
+/* Whichever of the two belongs to the file, and `tied` settled by whether a head tensor is there.
+ */
+enum status model_config_read(struct model_config *config, const struct model_file *file);
+
+/* config.json text that transformers reads; the caller frees it. */
+enum status model_config_write_hf(const struct model_config *config, char **json);
+
+/* Parameters in all, embeddings included once when tied. */
+int64_t model_config_parameters(const struct model_config *config);
+
+#endif
