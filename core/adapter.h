@@ -1,0 +1,56 @@
+/* LoRA adapters (Hu et al., arXiv:2106.09685): y = W x + scale * B (A dropout(x)), with A (R, in),
+ * B (out, R), scale = alpha / R, or alpha / sqrt(R) for rsLoRA (arXiv:2312.03732). Stored in PEFT's
+ * format: adapter_config.json and adapter_model.safetensors. */
+#ifndef STRATA_CORE_ADAPTER_H
+#define STRATA_CORE_ADAPTER_H
+
+#include "core/model.h"
+
+struct adapter_config {
+    int rank;
+    double alpha;
+    double dropout;
+    bool rslora;
+    bool targets[WEIGHT_COUNT]; /* which modules carry a pair */
+};
+
+struct lora_pair {
+    struct param *a, *b; /* NULL where the module has none */
+};
+
+struct adapter {
+    char *name; /* as served; owned */
+    struct adapter_config config;
+    float scale;
+    int layers;
+    int param_count; /* A and B of every target, layer by layer */
+    struct param *params;
+    struct arena arena;
+};
+
+/* A = Kaiming uniform(a = sqrt(5)) as PEFT draws it in distribution, B = 0; values depend on seed
+ * and element alone. */
+enum status adapter_create(struct adapter *adapter, const char *name, const struct model *model,
+                           const struct adapter_config *config, uint64_t seed);
+
+/* Reads a PEFT directory; names and shapes are checked against the model. */
+enum status adapter_load(struct adapter *adapter, const char *name, const struct model *model,
+                         const char *directory);
+
+/* Writes adapter_config.json and adapter_model.safetensors; `base` is recorded as
+ * base_model_name_or_path. Atomic: a reader never sees half of it. */
+enum status adapter_save(const struct adapter *adapter, const char *directory, const char *base);
+
+/* May be called twice, and on a zeroed struct. */
+void adapter_free(struct adapter *adapter);
+
+/* The pair beside a weight; {NULL, NULL} where there is none. */
+struct lora_pair adapter_pair(const struct adapter *adapter, enum weight_id id, int layer);
+
+/* Parameters of a config for a model: what the planner counts. */
+int64_t adapter_parameters(const struct model_config *model, const struct adapter_config *config);
+
+/* W += scale * B A for every pair, in the weight's own layout (rounded to it). */
+void adapter_merge(const struct adapter *adapter, struct model *model);
+
+#endif

@@ -1,0 +1,49 @@
+/* A transformer block, forward and backward: the same code for training, evaluation, prefill and
+ * decode.
+ *
+ *   n1  = rmsnorm(x)                      q, k, v = Wq n1, Wk n1, Wv n1   [QK norm]   rope(q, k)
+ *   mid = x + all_reduce(Wo attention(q, k, v))
+ *   n2  = rmsnorm(mid)
+ *   out = mid + all_reduce(Wd (silu(Wg n2) * (Wu n2)))
+ *
+ * What is rounded where, for every device: each named value above is rounded once to act when it is
+ * stored (fp32 act: not at all). Inside an op everything is fp32: products accumulate in fp32 over
+ * k in ascending order, norms, softmax and SwiGLU are computed in fp32 from the stored values. The
+ * residual sums are single fp32 additions, rounded to act. */
+#ifndef STRATA_CORE_BLOCK_H
+#define STRATA_CORE_BLOCK_H
+
+#include "core/batch.h"
+#include "core/exec.h"
+#include "core/model.h"
+
+/* What a block leaves behind; (N, ...) act unless said. n1, n2 and the SwiGLU product are
+ * recomputed in backward (4C + 2F bytes a token in bf16 saved). */
+struct block_acts {
+    void *x;                /* (N, C) input */
+    float *rstd1, *rstd2;   /* (N) */
+    void *q_raw, *k_raw;    /* before QK norm; equal to q, k where there is none */
+    float *q_rstd, *k_rstd; /* (N, H), (N, Hkv) */
+    void *q, *k, *v;        /* (N, H, D), (N, Hkv, D): after rope */
+    void *o;                /* (N, H, D) */
+    float *lse;             /* (N, H) */
+    void *mid;              /* (N, C) */
+    void *gate, *up;        /* (N, F) */
+    void *out;              /* (N, C) */
+};
+
+/* Pushes all but x and out for `tokens` tokens. */
+void block_acts_push(struct block_acts *acts, struct arena *arena, const struct exec *exec,
+                     const struct model_config *config, int64_t tokens);
+
+/* rope_table (N, D/2, 2) f32. */
+void block_forward(const struct exec *exec, const struct model *model, int layer,
+                   const struct batch *batch, const float *rope_table, struct block_acts *acts);
+
+/* d (N, C) act: in the gradient of out, on return that of x (garbage unless need_dx). acts->gate
+ * and acts->up are overwritten. Training batches only (no pages). */
+void block_backward(const struct exec *exec, const struct model *model, int layer,
+                    const struct batch *batch, const float *rope_table, struct block_acts *acts,
+                    void *d, bool need_dx);
+
+#endif

@@ -1,0 +1,22 @@
+/* The end of the stage: final norm, logits, loss. */
+#ifndef STRATA_CORE_HEAD_H
+#define STRATA_CORE_HEAD_H
+
+#include "core/batch.h"
+#include "core/exec.h"
+#include "core/model.h"
+
+enum { HEAD_CHUNK = 128 }; /* rows of logits alive at once in the loss */
+
+/* logits (count, V) f32 of the hidden states at `rows` (count) of hidden (N, C) act, in order. */
+void head_logits(const struct exec *exec, const struct model *model, float *logits,
+                 const void *hidden, const int32_t *rows, int64_t count);
+
+/* Loss of a batch: *loss += sum over tokens of loss_weights[t] * -log p(targets[t]), f64. With
+ * d_hidden (N, C) act not NULL also the gradient of that sum with respect to hidden, and += those
+ * of head and final norm where they are trained. token_loss (N) f32, unweighted, or NULL. A NaN
+ * loss fails the stream. */
+void head_loss(const struct exec *exec, const struct model *model, const struct batch *batch,
+               const void *hidden, void *d_hidden, double *loss, float *token_loss);
+
+#endif

@@ -1,0 +1,26 @@
+/* A linear layer as the blocks see it: the weight, its bias, and the adapters of the batch. */
+#ifndef STRATA_CORE_LINEAR_H
+#define STRATA_CORE_LINEAR_H
+
+#include "core/batch.h"
+#include "core/exec.h"
+#include "core/model.h"
+
+/* y (N, out) = x (N, in) W^T + bias + adapters    act; y must not alias x.
+ * With adapters y += scale * (dropout(x) A^T) B^T on the tokens of each span. */
+void linear_forward(const struct exec *exec, const struct model *model, enum weight_id id,
+                    int layer, const struct batch *batch, void *y, const void *x);
+
+/* dx (N, in) act = [dx +] gradient, NULL when nobody below needs it; dW, dbias, dA, dB += where
+ * they are trained. x is the input of the forward. */
+struct linear_backward_args {
+    enum weight_id id;
+    int layer;
+    void *dx;
+    const void *dy, *x;
+    bool accumulate;
+};
+void linear_backward(const struct exec *exec, const struct model *model, const struct batch *batch,
+                     const struct linear_backward_args *args);
+
+#endif

@@ -1,0 +1,66 @@
+/* A model in memory: its config and its parameters, each a packed matrix or a vector, in one arena
+ * that lives as long as the run. */
+#ifndef STRATA_CORE_MODEL_H
+#define STRATA_CORE_MODEL_H
+
+#include "core/arena.h"
+#include "core/weights.h"
+#include "kernels/pack.h"
+
+/* One trainable or frozen tensor. Vectors are 1 x n in LAYOUT_ROWS_F32. */
+struct param {
+    enum weight_id id;
+    int layer;                         /* -1 outside the layers */
+    char name[WEIGHT_NAME_BYTES + 64]; /* Hugging Face's, or PEFT's for a LoRA factor */
+    bool decays;
+    struct weight w;    /* what the layers compute with */
+    struct weight grad; /* fp32, same element order; data NULL while frozen */
+};
+
+struct model {
+    struct model_config config;
+    int param_count;
+    struct param *params;
+    struct param *by_layer[MODEL_MAX_LAYERS + 1]; /* (WEIGHT_COUNT) each, indexed layer + 1 */
+    double *inverse_frequency;                    /* RoPE, (head_dim / 2) */
+    double rope_factor;
+    struct arena arena; /* the weights' bytes */
+};
+
+/* Allocates parameters without values; matrices in `matrices` (LAYOUT_PANEL_F32 or _BF16). Frees
+ * everything on failure. model_free may be called twice, and on a zeroed struct. */
+enum status model_create(struct model *model, const struct model_config *config,
+                         enum layout matrices);
+void model_free(struct model *model);
+
+/* Bytes that model_create will take, counted by the same code. */
+size_t model_bytes(const struct model_config *config, enum layout matrices);
+
+/* The parameter of a weight, NULL where the model has none. */
+static inline struct param *model_param(const struct model *model, enum weight_id id, int layer) {
+    struct param *row = model->by_layer[weight_table[id].per_layer ? layer + 1 : 0];
+    return row[id].w.data || row[id].name[0] ? &row[id] : NULL;
+}
+
+/* The matrix that makes logits: the head, or the embedding when tied. */
+static inline struct param *model_head(const struct model *model) {
+    return model_param(model, model->config.tied ? WEIGHT_EMBED : WEIGHT_HEAD, -1);
+}
+
+/* Reads config and weights of a file that is open. matrices = LAYOUT_COUNT chooses by what is
+ * stored: bf16 panels for BF16 files, fp32 otherwise (quantized weights are dequantized exactly).
+ * `context` > 0 sets the run's context length (dynamic RoPE scaling needs it). A missing tensor, a
+ * wrong shape or a NaN weight is named. */
+enum status model_load(struct model *model, const struct model_file *file, enum layout matrices,
+                       int64_t context, int threads);
+
+/* Random weights, N(0, std), output projections scaled by 1 / sqrt(2 L) (GPT-2); norms 1, biases 0.
+ * The value of an element depends on seed, parameter and element alone. */
+void model_init_random(struct model *model, uint64_t seed, float std);
+
+/* Logical fp32 values of rows [first, first + count) of a parameter, in Hugging Face's order. */
+static inline void param_read(float *out, const struct param *param, int64_t first, int64_t count) {
+    weight_unpack(out, &param->w, first, count);
+}
+
+#endif

@@ -1,0 +1,45 @@
+/* The one loop over the layers. */
+#ifndef STRATA_CORE_STAGE_H
+#define STRATA_CORE_STAGE_H
+
+#include "core/block.h"
+#include "core/head.h"
+
+enum acts_keep {
+    ACTS_NONE,  /* inference: every layer uses the same memory */
+    ACTS_INPUT, /* full recomputation: only each layer's input is kept */
+    ACTS_ALL
+};
+
+struct stage_acts {
+    enum acts_keep keep;
+    int64_t capacity; /* tokens */
+    int layers;
+    struct block_acts *blocks; /* (layers) */
+    struct block_acts work;    /* recomputation's */
+    float *rope_table;         /* (N, D/2, 2) */
+    void *hidden;              /* (N, C) output of the last layer; set by stage_forward */
+};
+
+/* Lays out activations for up to `tokens` tokens in `arena` (which may be counting). */
+void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct exec *exec,
+                     const struct model_config *config, int64_t tokens, enum acts_keep keep);
+
+/* Scratch bytes that forward (and backward) of `tokens` tokens with `config` need at most. */
+size_t stage_scratch_bytes(const struct exec *exec, const struct model_config *config,
+                           int64_t tokens, int64_t logit_rows, bool backward, int lora_rank);
+
+/* Embeds and runs all layers; acts->hidden is the last layer's output. */
+void stage_forward(const struct exec *exec, const struct model *model, const struct batch *batch,
+                   struct stage_acts *acts);
+
+/* Called when the gradients of a layer (or of -1: embedding; L: head and final norm) are complete.
+ */
+typedef void stage_layer_done(void *context, int layer);
+
+/* d (N, C): in the gradient of acts->hidden. Gradients += into the trained parameters. `done` may
+ * be NULL. Stops below the lowest layer that has anything to train. */
+void stage_backward(const struct exec *exec, const struct model *model, const struct batch *batch,
+                    struct stage_acts *acts, void *d, stage_layer_done *done, void *context);
+
+#endif
