@@ -28,6 +28,10 @@ struct adapter {
     struct arena arena;
 };
 
+/* Lays out the factors in `arena`, which may be counting. */
+enum status adapter_describe(struct adapter *adapter, const struct model_config *model,
+                             const struct adapter_config *config, struct arena *arena);
+
 /* A = Kaiming uniform(a = sqrt(5)) as PEFT draws it in distribution, B = 0; values depend on seed
  * and element alone. */
 enum status adapter_create(struct adapter *adapter, const char *name, const struct model *model,
@@ -46,9 +50,6 @@ void adapter_free(struct adapter *adapter);
 
 /* The pair beside a weight; {NULL, NULL} where there is none. */
 struct lora_pair adapter_pair(const struct adapter *adapter, enum weight_id id, int layer);
-
-/* Parameters of a config for a model: what the planner counts. */
-int64_t adapter_parameters(const struct model_config *model, const struct adapter_config *config);
 
 /* W += scale * B A for every pair, in the weight's own layout (rounded to it). */
 void adapter_merge(const struct adapter *adapter, struct model *model);

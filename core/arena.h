@@ -1,8 +1,8 @@
 /* A region of memory with one lifetime, handed out by bumping an offset.
  *
  * Every layout function runs twice with the same code: on a counting arena (arena_count) that owns
- * no memory and returns NULL, to learn the bytes, and on a real one of that size. So a plan and the
- * program can't disagree, and nothing is allocated after "ready".
+ * no memory and returns addresses nobody may read, to learn the bytes, and on a real one of that
+ * size. So a plan and the program can't disagree, and nothing is allocated after "ready".
  *
  *     +-----------+-----------+---------------------+
  *     | push 0    | push 1    |  free ...           |
@@ -20,12 +20,12 @@ enum { ARENA_ALIGN = 64 }; /* a cache line and an AVX-512 register */
 
 struct arena {
     const char *name; /* in error messages: "weights", "activations", ... */
-    char *base;       /* NULL while counting */
+    char *base;       /* while counting: an address to count from */
     size_t used, peak, capacity;
     bool counting;
 };
 
-/* A counting arena: arena_push returns NULL and only adds up. */
+/* A counting arena: arena_push only adds up. */
 void arena_count(struct arena *arena, const char *name);
 
 /* Allocates `bytes`, zeroed by the system lazily. STATUS_MEMORY names the arena and the size. */
@@ -34,7 +34,7 @@ enum status arena_create(struct arena *arena, const char *name, size_t bytes);
 /* Gives the memory back; may be called twice. */
 void arena_free(struct arena *arena);
 
-/* `bytes` aligned to ARENA_ALIGN. NULL only while counting: running out of an arena that was
+/* `bytes` aligned to ARENA_ALIGN; never NULL. Running out of an arena that was
  * measured with the same code is a bug, and asserts. */
 void *arena_push(struct arena *arena, size_t bytes);
 

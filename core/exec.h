@@ -1,6 +1,9 @@
 /* What a layer needs to run: where (stream), with what (op table), with whom (tensor-parallel
  * peers) and scratch memory for values that do not outlive it. Passed by pointer to everything;
- * nothing of it is global. */
+ * nothing of it is global.
+ *
+ * To measure a layout, run the same code with kernels_nothing() and a counting scratch arena: every
+ * address is made, nothing is read or written. */
 #ifndef STRATA_CORE_EXEC_H
 #define STRATA_CORE_EXEC_H
 
@@ -26,11 +29,6 @@ static inline void *scratch_act(const struct exec *exec, int64_t elements) {
 }
 static inline float *scratch_f32(const struct exec *exec, int64_t elements) {
     return arena_push(exec->scratch, (size_t)elements * sizeof(float));
-}
-
-/* True while layouts are being measured (core/arena.h): allocate, compute nothing. */
-static inline bool exec_counting(const struct exec *exec) {
-    return exec->scratch->counting;
 }
 
 #endif

@@ -27,19 +27,21 @@ struct model {
     struct arena arena; /* the weights' bytes */
 };
 
-/* Allocates parameters without values; matrices in `matrices` (LAYOUT_PANEL_F32 or _BF16). Frees
- * everything on failure. model_free may be called twice, and on a zeroed struct. */
+/* Lays out the parameters in `arena`, which may be counting (then nobody may touch their values).
+ * matrices = LAYOUT_PANEL_F32 or _BF16. */
+enum status model_describe(struct model *model, const struct model_config *config,
+                           enum layout matrices, struct arena *arena);
+
+/* Describes twice: counts, allocates model->arena, lays out. Values are zero. Frees everything on
+ * failure. model_free may be called twice, and on a zeroed struct. */
 enum status model_create(struct model *model, const struct model_config *config,
                          enum layout matrices);
 void model_free(struct model *model);
 
-/* Bytes that model_create will take, counted by the same code. */
-size_t model_bytes(const struct model_config *config, enum layout matrices);
-
 /* The parameter of a weight, NULL where the model has none. */
 static inline struct param *model_param(const struct model *model, enum weight_id id, int layer) {
     struct param *row = model->by_layer[weight_table[id].per_layer ? layer + 1 : 0];
-    return row[id].w.data || row[id].name[0] ? &row[id] : NULL;
+    return row[id].w.data ? &row[id] : NULL;
 }
 
 /* The matrix that makes logits: the head, or the embedding when tied. */

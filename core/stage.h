@@ -15,19 +15,21 @@ struct stage_acts {
     enum acts_keep keep;
     int64_t capacity; /* tokens */
     int layers;
-    struct block_acts *blocks; /* (layers) */
-    struct block_acts work;    /* recomputation's */
-    float *rope_table;         /* (N, D/2, 2) */
-    void *hidden;              /* (N, C) output of the last layer; set by stage_forward */
+    struct block_acts blocks[MODEL_MAX_LAYERS];
+    struct block_acts work; /* what layers share unless all is kept */
+    float *rope_table;      /* (N, D/2, 2) */
+    void *hidden;           /* (N, C) output of the last layer; set by stage_forward */
 };
 
 /* Lays out activations for up to `tokens` tokens in `arena` (which may be counting). */
 void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct exec *exec,
                      const struct model_config *config, int64_t tokens, enum acts_keep keep);
 
-/* Scratch bytes that forward (and backward) of `tokens` tokens with `config` need at most. */
-size_t stage_scratch_bytes(const struct exec *exec, const struct model_config *config,
-                           int64_t tokens, int64_t logit_rows, bool backward, int lora_rank);
+/* Scratch bytes that a forward (and backward, with loss) of `tokens` tokens needs at most, found by
+ * running the same code on nothing. `model` and `adapter` (or NULL) may be described on a counting
+ * arena. logit_rows: how many rows head_logits is asked for at once. */
+size_t stage_scratch_bytes(const struct model *model, const struct adapter *adapter, enum dtype act,
+                           int64_t tokens, int64_t logit_rows, bool backward);
 
 /* Embeds and runs all layers; acts->hidden is the last layer's output. */
 void stage_forward(const struct exec *exec, const struct model *model, const struct batch *batch,

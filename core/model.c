@@ -1,0 +1,106 @@
+#include "core/model.h"
+
+#include "kernels/base/rng.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void push_param(struct model *model, struct arena *arena, enum weight_id id, int layer,
+                       enum layout matrices) {
+    const struct weight_row *row = &weight_table[id];
+    int64_t rows = weight_dim_size(&model->config, row->rows);
+    int64_t cols = weight_dim_size(&model->config, row->cols);
+    enum layout layout = weight_is_vector(id) ? LAYOUT_ROWS_F32 : matrices;
+    struct param *param = &model->by_layer[layer + 1][id];
+    *param = (struct param){.id = id, .layer = layer, .decays = row->decays};
+    param->w =
+        (struct weight){layout, rows, cols, arena_push(arena, weight_bytes(layout, rows, cols))};
+    weight_name_hf(param->name, id, layer);
+}
+
+enum status model_describe(struct model *model, const struct model_config *config,
+                           enum layout matrices, struct arena *arena) {
+    *model = (struct model){.config = *config};
+    model->param_count = (config->layers + 1) * WEIGHT_COUNT;
+    model->params = calloc((size_t)model->param_count, sizeof *model->params);
+    model->inverse_frequency = malloc((size_t)config->head_dim / 2 * sizeof(double));
+    if (!model->params || !model->inverse_frequency) {
+        model_free(model);
+        return status_fail(STATUS_MEMORY, "no memory for the list of parameters");
+    }
+    for (int layer = -1; layer < config->layers; layer++) {
+        model->by_layer[layer + 1] = model->params + (size_t)(layer + 1) * WEIGHT_COUNT;
+        for (int id = 0; id < WEIGHT_COUNT; id++)
+            if (weight_table[id].per_layer == (layer >= 0) &&
+                weight_present(config, (enum weight_id)id))
+                push_param(model, arena, (enum weight_id)id, layer, matrices);
+    }
+    model->rope_factor =
+        rope_frequencies(model->inverse_frequency, &model->config.rope, config->head_dim);
+    return STATUS_OK;
+}
+
+enum status model_create(struct model *model, const struct model_config *config,
+                         enum layout matrices) {
+    struct arena arena;
+    arena_count(&arena, "weights");
+    TRY(model_describe(model, config, matrices, &arena));
+    model_free(model);
+    TRY(arena_create(&arena, "weights", arena.peak));
+    enum status status = model_describe(model, config, matrices, &arena);
+    if (status == STATUS_OK) {
+        model->arena = arena;
+    } else {
+        arena_free(&arena);
+    }
+    return status;
+}
+
+void model_free(struct model *model) {
+    arena_free(&model->arena);
+    free(model->params);
+    free(model->inverse_frequency);
+    memset(model, 0, sizeof *model);
+}
+
+/* GPT-2's rule: what writes into the residual stream starts smaller the deeper the model. */
+static float init_std(const struct model *model, enum weight_id id, float std) {
+    bool writes_residual = id == WEIGHT_O || id == WEIGHT_DOWN;
+    return writes_residual ? std / sqrtf(2.0f * (float)model->config.layers) : std;
+}
+
+static void init_rows(const struct param *param, int64_t first, int64_t count, float *values,
+                      uint64_t seed, float std) {
+    uint64_t domain = (uint64_t)(param->layer + 1) * WEIGHT_COUNT + (uint64_t)param->id;
+    int64_t cols = param->w.cols;
+    for (int64_t i = 0; i < count * cols; i++) {
+        struct rng_block block = rng_draw(seed, RNG_INIT, domain, (uint64_t)(first * cols + i));
+        values[i] = std * rng_normal(block.word[0], block.word[1]);
+    }
+    weight_pack(&param->w, first, count, values);
+}
+
+void model_init_random(struct model *model, uint64_t seed, float std) {
+    int64_t widest = 0;
+    for (int i = 0; i < model->param_count; i++)
+        if (model->params[i].w.cols > widest) widest = model->params[i].w.cols;
+    float *values = malloc((size_t)widest * PANEL_ROWS * sizeof *values);
+    if (!values) abort(); /* a few hundred kilobytes, after gigabytes were granted */
+    for (int i = 0; i < model->param_count; i++) {
+        struct param *param = &model->params[i];
+        if (!param->w.data) continue;
+        if (weight_is_vector(param->id)) {
+            bool norm = weight_table[param->id].when == WHEN_ALWAYS ||
+                        weight_table[param->id].when == WHEN_QK_NORM;
+            for (int64_t j = 0; j < param->w.cols; j++)
+                ((float *)param->w.data)[j] = norm ? 1.0f : 0.0f;
+            continue;
+        }
+        for (int64_t row = 0; row < param->w.rows; row += PANEL_ROWS) {
+            int64_t count = param->w.rows - row < PANEL_ROWS ? param->w.rows - row : PANEL_ROWS;
+            init_rows(param, row, count, values, seed, init_std(model, param->id, std));
+        }
+    }
+    free(values);
+}

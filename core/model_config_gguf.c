@@ -1,0 +1,162 @@
+/* GGUF metadata to a model_config. Keys: the GGUF specification, "LLM" section. */
+#include "core/model_config.h"
+
+#include "core/weights.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Metadata of one architecture: keys are "<architecture>.<rest>". */
+struct metadata {
+    const struct model_file *file;
+    char architecture[64];
+};
+
+static const struct gguf_value *find(const struct metadata *metadata, const char *rest) {
+    char key[128];
+    snprintf(key, sizeof key, "%s.%s", metadata->architecture, rest);
+    return gguf_find(metadata->file, key);
+}
+
+static enum status require_integer(const struct metadata *metadata, const char *rest, int64_t high,
+                                   int64_t *out) {
+    const struct gguf_value *value = find(metadata, rest);
+    if (!value || !gguf_get_i64(value, 0, out))
+        return status_fail(STATUS_FORMAT, "%s: key %s.%s is missing or not an integer",
+                           metadata->file->path, metadata->architecture, rest);
+    if (*out < 1 || *out > high)
+        return status_fail(STATUS_FORMAT, "%s: key %s.%s is %lld, not from 1 to %lld",
+                           metadata->file->path, metadata->architecture, rest, (long long)*out,
+                           (long long)high);
+    return STATUS_OK;
+}
+
+static int64_t integer_or(const struct metadata *metadata, const char *rest, int64_t fallback) {
+    const struct gguf_value *value = find(metadata, rest);
+    int64_t number;
+    return value && gguf_get_i64(value, 0, &number) ? number : fallback;
+}
+
+static double number_or(const struct metadata *metadata, const char *rest, double fallback) {
+    const struct gguf_value *value = find(metadata, rest);
+    double number;
+    return value && gguf_get_f64(value, 0, &number) ? number : fallback;
+}
+
+static enum status read_architecture(struct model_config *config, struct metadata *metadata) {
+    struct gguf_string text;
+    const struct gguf_value *value = gguf_find(metadata->file, "general.architecture");
+    if (!value || !gguf_get_string(value, &text) || text.bytes >= sizeof metadata->architecture)
+        return status_fail(STATUS_FORMAT, "%s: key general.architecture is missing",
+                           metadata->file->path);
+    memcpy(metadata->architecture, text.text, text.bytes);
+    metadata->architecture[text.bytes] = '\0';
+    for (int i = 0; i < FAMILY_COUNT; i++)
+        if (strcmp(metadata->architecture, model_family_name((enum model_family)i)) == 0) {
+            config->family = (enum model_family)i;
+            return STATUS_OK;
+        }
+    return status_fail(STATUS_UNSUPPORTED,
+                       "%s: architecture '%s' is not one of llama, mistral, qwen2, qwen3",
+                       metadata->file->path, metadata->architecture);
+}
+
+static enum status read_rope(struct model_config *config, const struct metadata *metadata) {
+    struct rope_config *rope = &config->rope;
+    rope->theta = number_or(metadata, "rope.freq_base", 10000.0);
+    rope->factor = number_or(metadata, "rope.scaling.factor", 1.0);
+    rope->context = config->max_context;
+    rope->original_context =
+        integer_or(metadata, "rope.scaling.original_context_length", config->max_context);
+    rope->beta_fast = 32.0;
+    rope->beta_slow = 1.0;
+    rope->attention_factor = number_or(metadata, "rope.scaling.attn_factor", 0.0);
+    rope->truncate = true;
+    const struct gguf_value *type = find(metadata, "rope.scaling.type");
+    struct gguf_string name = {"none", 4};
+    if (type) gguf_get_string(type, &name);
+    if (name.bytes == 6 && memcmp(name.text, "linear", 6) == 0) {
+        rope->scaling = ROPE_SCALING_LINEAR;
+    } else if (name.bytes == 4 && memcmp(name.text, "yarn", 4) == 0) {
+        rope->scaling = ROPE_SCALING_YARN;
+    } else if (!(name.bytes == 4 && memcmp(name.text, "none", 4) == 0)) {
+        return status_fail(STATUS_UNSUPPORTED, "%s: rope scaling '%.*s' is not none, linear, yarn",
+                           metadata->file->path, (int)name.bytes, name.text);
+    }
+    int64_t rotary = integer_or(metadata, "rope.dimension_count", config->head_dim);
+    if (rotary != config->head_dim)
+        return status_fail(STATUS_UNSUPPORTED,
+                           "%s: rope.dimension_count %lld differs from the head dimension %d",
+                           metadata->file->path, (long long)rotary, config->head_dim);
+    return STATUS_OK;
+}
+
+static bool has_tensor(const struct metadata *metadata, enum weight_id id) {
+    char name[WEIGHT_NAME_BYTES];
+    weight_name_gguf(name, id, 0);
+    return model_file_find(metadata->file, name) != NULL;
+}
+
+static enum status read_vocab(struct model_config *config, const struct metadata *metadata) {
+    char name[WEIGHT_NAME_BYTES];
+    weight_name_gguf(name, WEIGHT_EMBED, -1);
+    const struct file_tensor *embedding = model_file_find(metadata->file, name);
+    if (!embedding || embedding->dims != 2)
+        return status_fail(STATUS_FORMAT, "%s: tensor %s is missing or not a matrix",
+                           metadata->file->path, name);
+    config->vocab = embedding->shape[0];
+    const struct gguf_value *bos = gguf_find(metadata->file, "tokenizer.ggml.bos_token_id");
+    int64_t id;
+    if (bos && gguf_get_i64(bos, 0, &id)) config->bos = (int32_t)id;
+    static const char *const ends[] = {"tokenizer.ggml.eos_token_id",
+                                       "tokenizer.ggml.eot_token_id"};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        const struct gguf_value *value = gguf_find(metadata->file, ends[i]);
+        if (value && gguf_get_i64(value, 0, &id) &&
+            (config->eos_count == 0 || config->eos[0] != (int32_t)id))
+            config->eos[config->eos_count++] = (int32_t)id;
+    }
+    return STATUS_OK;
+}
+
+static enum status read_shape(struct model_config *config, const struct metadata *metadata) {
+    int64_t layers, heads, kv_heads;
+    TRY(require_integer(metadata, "block_count", MODEL_MAX_LAYERS, &layers));
+    TRY(require_integer(metadata, "embedding_length", 1 << 20, &config->hidden));
+    TRY(require_integer(metadata, "feed_forward_length", 1 << 22, &config->ffn));
+    TRY(require_integer(metadata, "attention.head_count", 4096, &heads));
+    TRY(require_integer(metadata, "context_length", INT32_MAX, &config->max_context));
+    kv_heads = integer_or(metadata, "attention.head_count_kv", heads);
+    if (kv_heads < 1 || heads % kv_heads != 0)
+        return status_fail(STATUS_FORMAT, "%s: %lld heads are not a multiple of %lld KV heads",
+                           metadata->file->path, (long long)heads, (long long)kv_heads);
+    config->layers = (int)layers;
+    config->heads = (int)heads;
+    config->kv_heads = (int)kv_heads;
+    int64_t head_dim = integer_or(metadata, "attention.key_length", config->hidden / heads);
+    if (head_dim < 2 || head_dim > 1024 || head_dim % 2 != 0)
+        return status_fail(STATUS_FORMAT, "%s: head dimension %lld is not an even number to 1024",
+                           metadata->file->path, (long long)head_dim);
+    config->head_dim = (int)head_dim;
+    config->norm_eps = (float)number_or(metadata, "attention.layer_norm_rms_epsilon", 1e-5);
+    return STATUS_OK;
+}
+
+enum status model_config_read_gguf(struct model_config *config, const struct model_file *file) {
+    *config = (struct model_config){.bos = -1, .temperature = -1, .top_p = -1, .top_k = -1};
+    struct metadata metadata = {.file = file};
+    TRY(read_architecture(config, &metadata));
+    TRY(read_shape(config, &metadata));
+    TRY(read_vocab(config, &metadata));
+    TRY(read_rope(config, &metadata));
+    config->window = integer_or(&metadata, "attention.sliding_window", 0);
+    for (int layer = 0; layer < config->layers; layer++)
+        config->sliding[layer] = config->window > 0;
+    config->tied = !has_tensor(&metadata, WEIGHT_HEAD);
+    config->qkv_bias = has_tensor(&metadata, WEIGHT_Q_BIAS);
+    config->o_bias = has_tensor(&metadata, WEIGHT_O_BIAS);
+    config->mlp_bias = has_tensor(&metadata, WEIGHT_GATE_BIAS);
+    config->qk_norm = has_tensor(&metadata, WEIGHT_Q_NORM);
+    config->dtype = DTYPE_F32;
+    return STATUS_OK;
+}

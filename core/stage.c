@@ -1,0 +1,100 @@
+#include "core/stage.h"
+
+void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct exec *exec,
+                     const struct model_config *config, int64_t tokens, enum acts_keep keep) {
+    size_t stream_bytes = act_bytes(exec, tokens * config->hidden);
+    *acts = (struct stage_acts){.keep = keep, .capacity = tokens, .layers = config->layers};
+    acts->rope_table = arena_push(arena, (size_t)tokens * (size_t)config->head_dim * sizeof(float));
+    if (keep != ACTS_ALL) block_acts_push(&acts->work, arena, exec, config, tokens);
+    void *swap[2] = {NULL, NULL}; /* inference walks between two residual streams */
+    if (keep == ACTS_NONE)
+        for (int i = 0; i < 2; i++) swap[i] = arena_push(arena, stream_bytes);
+    for (int layer = 0; layer < config->layers; layer++) {
+        struct block_acts *block = &acts->blocks[layer];
+        *block = acts->work;
+        if (keep == ACTS_ALL) block_acts_push(block, arena, exec, config, tokens);
+        block->x = keep == ACTS_NONE ? swap[layer % 2] : arena_push(arena, stream_bytes);
+        if (layer > 0) acts->blocks[layer - 1].out = block->x;
+    }
+    struct block_acts *last = &acts->blocks[config->layers - 1];
+    last->out = keep == ACTS_NONE ? swap[config->layers % 2] : arena_push(arena, stream_bytes);
+    acts->hidden = last->out;
+}
+
+void stage_forward(const struct exec *exec, const struct model *model, const struct batch *batch,
+                   struct stage_acts *acts) {
+    const struct model_config *c = &model->config;
+    exec->k->rope_table(exec->stream, acts->rope_table, batch->positions, model->inverse_frequency,
+                        model->rope_factor, batch->tokens, c->head_dim);
+    exec->k->embedding_forward(exec->stream, acts->blocks[0].x, batch->ids,
+                               &model_param(model, WEIGHT_EMBED, -1)->w, batch->tokens);
+    for (int layer = 0; layer < c->layers; layer++)
+        block_forward(exec, model, layer, batch, acts->rope_table, &acts->blocks[layer]);
+}
+
+static bool layer_trains(const struct model *model, const struct batch *batch, int layer) {
+    for (int id = 0; id < WEIGHT_COUNT; id++) {
+        const struct param *param = &model->by_layer[layer + 1][id];
+        if (param->w.data && param->grad.data) return true;
+        for (int i = 0; i < batch->span_count; i++)
+            if (adapter_pair(batch->spans[i].adapter, (enum weight_id)id, layer).a) return true;
+    }
+    return false;
+}
+
+/* The lowest layer with anything to train; -1 when the embedding is. */
+static int lowest_trained(const struct model *model, const struct batch *batch) {
+    if (model_param(model, WEIGHT_EMBED, -1)->grad.data) return -1;
+    for (int layer = 0; layer < model->config.layers; layer++)
+        if (layer_trains(model, batch, layer)) return layer;
+    return model->config.layers;
+}
+
+void stage_backward(const struct exec *exec, const struct model *model, const struct batch *batch,
+                    struct stage_acts *acts, void *d, stage_layer_done *done, void *context) {
+    int lowest = lowest_trained(model, batch);
+    if (done) done(context, model->config.layers);
+    for (int layer = model->config.layers - 1; layer >= 0 && layer >= lowest; layer--) {
+        struct block_acts *block = &acts->blocks[layer];
+        if (acts->keep == ACTS_INPUT)
+            block_forward(exec, model, layer, batch, acts->rope_table, block);
+        block_backward(exec, model, layer, batch, acts->rope_table, block, d, layer > lowest);
+        if (done) done(context, layer);
+    }
+    const struct param *embedding = model_param(model, WEIGHT_EMBED, -1);
+    if (embedding->grad.data)
+        exec->k->embedding_backward(exec->stream, &embedding->grad, batch->ids, d, batch->tokens);
+    if (done) done(context, -1);
+}
+
+size_t stage_scratch_bytes(const struct model *model, const struct adapter *adapter, enum dtype act,
+                           int64_t tokens, int64_t logit_rows, bool backward) {
+    struct stream stream;
+    struct comm self;
+    struct arena scratch, held;
+    stream_open_cpu(&stream, 1);
+    comm_open_self(&self, "tp");
+    arena_count(&scratch, "scratch");
+    arena_count(&held, "activations");
+    const struct exec exec = {&stream, kernels_nothing(act), &self, &scratch};
+    const struct adapter_span span = {0, tokens, adapter};
+    const int64_t row_id = 0; /* addresses that stand for arrays: nothing is read */
+    const int32_t target = 0;
+    const float weight = 0.0f;
+    const struct batch batch = {.tokens = tokens,
+                                .spans = &span,
+                                .span_count = adapter ? 1 : 0,
+                                .row_ids = &row_id,
+                                .targets = &target,
+                                .loss_weights = &weight,
+                                .training = backward};
+    struct stage_acts acts;
+    stage_acts_push(&acts, &held, &exec, &model->config, tokens, ACTS_INPUT);
+    stage_forward(&exec, model, &batch, &acts);
+    head_logits(&exec, model, NULL, NULL, NULL, logit_rows);
+    void *d = backward ? acts.hidden : NULL; /* any address: nothing is written */
+    double loss = 0.0;
+    head_loss(&exec, model, &batch, acts.hidden, d, &loss, NULL);
+    if (backward) stage_backward(&exec, model, &batch, &acts, d, NULL, NULL);
+    return scratch.peak;
+}
