@@ -86,7 +86,13 @@ static inline uint16_t f32_to_bf16(float value) {
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-/* Both half conversions select instead of branching, so that loops over them vectorize. */
+/* yes where the condition holds, no elsewhere, by masks: the half conversions have no branches, so
+ * that loops over them vectorize. */
+static inline uint32_t select_u32(int condition, uint32_t yes, uint32_t no) {
+    uint32_t mask = 0u - (uint32_t)condition;
+    return (yes & mask) | (no & ~mask);
+}
+
 static inline float f16_to_f32(uint16_t value) {
     uint32_t magnitude = (uint32_t)(value & 0x7fffu) << 13;
     uint32_t normal = magnitude + 0x38000000u; /* the bias grows from 15 to 127 */
@@ -98,8 +104,8 @@ static inline float f16_to_f32(uint16_t value) {
     lifted -= 0.5f;
     uint32_t subnormal;
     memcpy(&subnormal, &lifted, sizeof subnormal);
-    uint32_t bits = magnitude < 0x00800000u ? subnormal : normal;
-    bits = magnitude >= 0x0f800000u ? special : bits;
+    uint32_t bits = select_u32(magnitude < 0x00800000u, subnormal, normal);
+    bits = select_u32(magnitude >= 0x0f800000u, special, bits);
     bits |= (uint32_t)(value & 0x8000u) << 16;
     float result;
     memcpy(&result, &bits, sizeof result);
@@ -115,15 +121,15 @@ static inline uint16_t f32_to_f16(float value) {
     uint32_t normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
     /* A subnormal half: adding 0.5, whose neighbours are 2^-24 apart, lets the FPU round. Larger
      * magnitudes don't use the sum; they are cut off so that it stays finite. */
-    uint32_t small = magnitude < 0x38800000u ? magnitude : 0;
+    uint32_t small = select_u32(magnitude < 0x38800000u, magnitude, 0);
     float scaled;
     memcpy(&scaled, &small, sizeof scaled);
     scaled += 0.5f;
     uint32_t subnormal;
     memcpy(&subnormal, &scaled, sizeof subnormal);
-    uint32_t half = magnitude < 0x38800000u ? subnormal - 0x3f000000u : normal;
-    half = magnitude >= 0x477ff000u ? 0x7c00u : half; /* rounds to 65536 or more */
-    half = magnitude > 0x7f800000u ? 0x7e00u : half;
+    uint32_t half = select_u32(magnitude < 0x38800000u, subnormal - 0x3f000000u, normal);
+    half = select_u32(magnitude >= 0x477ff000u, 0x7c00u, half); /* rounds to 65536 or more */
+    half = select_u32(magnitude > 0x7f800000u, 0x7e00u, half);
     return (uint16_t)(sign | half);
 }
 
