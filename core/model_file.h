@@ -60,6 +60,11 @@ struct gguf_value {
     const void *data;            /* the (first) value in the mapping, unaligned, little-endian */
 };
 
+/* A line of a safetensors header's __metadata__. */
+struct file_note {
+    const char *key, *value;
+};
+
 struct model_file {
     enum model_format format;
     char *path;      /* as given */
@@ -68,15 +73,25 @@ struct model_file {
     struct file_tensor *tensors; /* in file order, shards in index order */
     int value_count;
     struct gguf_value *values; /* GGUF metadata; 0 for safetensors */
+    int note_count;
+    struct file_note *notes; /* safetensors __metadata__, of all shards; 0 for GGUF */
+    bool data_present;       /* false for a header without data, which only inspection opens */
     uint32_t gguf_version;
     uint32_t alignment;
-    void *internal; /* mappings and the name index */
+    struct model_file_internal *internal; /* mappings, names and their index */
 };
 
-/* Opens a .gguf, a .safetensors, an index .json, or a directory holding one of these. Needs every
- * tensor's bytes to be there unless `header_only` is true (inspection). On failure the message
- * names the file and the field. */
+/* Opens a .gguf, a .safetensors, an index .json, or a directory holding one of these. With
+ * `header_only` (inspection) a file that ends with its header is accepted too; one that holds a
+ * part of its data never is. A directory is searched for model.safetensors, then
+ * model.safetensors.index.json, then the only file with such an ending. On failure the message is
+ * one line that names the file and the field, and `file` is zeroed. */
 enum status model_file_open(struct model_file *file, const char *path, bool header_only);
+
+/* The same for a single file whose bytes are in memory already and outlive `file`; `name` stands
+ * for the path in messages. Bytes that start as a GGUF file are one, all others are safetensors. */
+enum status model_file_open_bytes(struct model_file *file, const void *bytes, size_t size,
+                                  const char *name, bool header_only);
 
 /* May be called twice, and on a zeroed struct. */
 void model_file_close(struct model_file *file);
@@ -89,7 +104,7 @@ const struct gguf_value *gguf_find(const struct model_file *file, const char *ke
 
 /* Scalars and strings of a value; `index` picks an array's element. Integers of any width and
  * sign convert when they fit; false when the type doesn't fit the question. String access is
- * sequential inside arrays: use gguf_strings for whole arrays. */
+ * sequential inside arrays: use gguf_strings for whole arrays. A boolean reads as 0 or 1. */
 bool gguf_get_i64(const struct gguf_value *value, uint64_t index, int64_t *out);
 bool gguf_get_f64(const struct gguf_value *value, uint64_t index, double *out);
 bool gguf_get_string(const struct gguf_value *value, struct gguf_string *out);
