@@ -17,7 +17,7 @@
 #include "kernels/base/stream.h"
 #include <stdint.h>
 
-enum { ATTENTION_BLOCK = 64 };
+enum { ATTENTION_BLOCK = 64, ATTENTION_MAX_HEAD_DIM = 512 };
 
 struct attention_shape {
     int heads, kv_heads, head_dim; /* of this rank */

@@ -2,9 +2,11 @@
  *
  * In this order: repetition, presence and frequency penalties and biases over the tokens of `seen`;
  * temperature; top-k; top-p (smallest set of highest probabilities whose sum reaches top_p); min-p
- * (probability at least min_p of the highest). The draw is one number of the counter-based
- * generator keyed by (seed, position), so it depends on nothing else in the batch. Ties go to the
- * lower id. */
+ * (probability at least min_p of the highest). Ties go to the lower id. The draw is one number of
+ * the counter-based generator, so it depends on nothing else in the batch: with the words of
+ * rng_draw(seed, RNG_SAMPLE, 0, position), u = (word0 * 2^21 + word1 / 2^11) * 2^-53, and the token
+ * is the first id, counting up, where the sum of the kept probabilities exceeds u times their
+ * total. */
 #ifndef STRATA_KERNELS_SAMPLE_H
 #define STRATA_KERNELS_SAMPLE_H
 
@@ -31,8 +33,10 @@ struct sample_seen {
 };
 
 struct sample_args {
-    int32_t *token; /* out: the drawn id, or -1 when the row holds a NaN */
-    float *logprob; /* out: log probability under the unmodified logits at temperature 1; or NULL */
+    int32_t
+        *token; /* out: the drawn id, or -1 when the row holds a NaN, +infinity or only -infinity */
+    float *logprob; /* out: log probability under the unmodified logits at temperature 1, -infinity
+                       for token -1; or NULL */
     float *scratch; /* (vocab) f32 */
     int32_t *scratch_ids; /* (vocab) */
     const float *logits;  /* (vocab) */

@@ -1,7 +1,7 @@
 /* The op table of one variant; compiled once per instruction set and activation dtype. */
 #include "kernels/table.h"
 
-#include "kernels/variant.h"
+#include "kernels/ops.h"
 
 const struct kernels VARIANT(kernels) = {
     .name = STRATA_VARIANT_NAME,
@@ -10,4 +10,24 @@ const struct kernels VARIANT(kernels) = {
 #else
     .act = DTYPE_F32,
 #endif
+    .rmsnorm_forward = VARIANT(rmsnorm_forward_ref),
+    .rmsnorm_backward = VARIANT(rmsnorm_backward_ref),
+    .rope_table = VARIANT(rope_table_ref),
+    .rope = VARIANT(rope_ref),
+    .attention_forward = VARIANT(attention_forward_ref),
+    .attention_backward = VARIANT(attention_backward_ref),
+    .kv_write = VARIANT(kv_write_ref),
+    .add = VARIANT(add_ref),
+    .scale = VARIANT(scale_ref),
+    .accumulate_f32 = VARIANT(accumulate_f32_ref),
+    .swiglu_forward = VARIANT(swiglu_forward_ref),
+    .swiglu_backward = VARIANT(swiglu_backward_ref),
+    .dropout = VARIANT(dropout_ref),
+    .embedding_forward = VARIANT(embedding_forward_ref),
+    .embedding_backward = VARIANT(embedding_backward_ref),
+    .cross_entropy_forward = VARIANT(cross_entropy_forward_ref),
+    .cross_entropy_backward = VARIANT(cross_entropy_backward_ref),
+    .adamw = VARIANT(adamw_ref),
+    .sum_squares = VARIANT(sum_squares_ref),
+    .sample = VARIANT(sample_ref),
 };

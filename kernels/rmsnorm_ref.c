@@ -1,0 +1,41 @@
+/* RMSNorm in plain loops. */
+#include "kernels/ops.h"
+
+#include <math.h>
+
+void VARIANT(rmsnorm_forward_ref)(struct stream *s, void *y, float *rstd, const void *x,
+                                  const float *w, int64_t rows, int64_t width, float eps) {
+    (void)s;
+    for (int64_t row = 0; row < rows; row++) {
+        const act_t *in = (const act_t *)x + row * width;
+        act_t *out = (act_t *)y + row * width;
+        float sum = 0.0f;
+        for (int64_t i = 0; i < width; i++) sum += act_load(in[i]) * act_load(in[i]);
+        float inverse = 1.0f / sqrtf(sum / (float)width + eps);
+        for (int64_t i = 0; i < width; i++) out[i] = act_store(act_load(in[i]) * inverse * w[i]);
+        if (rstd) rstd[row] = inverse;
+    }
+}
+
+/* With n = x * rstd and g = dy * w:  dx = rstd * (g - n * mean(g * n)),  dw = sum over rows dy * n.
+ */
+void VARIANT(rmsnorm_backward_ref)(struct stream *s, const struct rmsnorm_backward_args *a) {
+    (void)s;
+    for (int64_t row = 0; row < a->rows; row++) {
+        const act_t *dy = (const act_t *)a->dy + row * a->width;
+        const act_t *x = (const act_t *)a->x + row * a->width;
+        act_t *dx = (act_t *)a->dx + row * a->width;
+        float rstd = a->rstd[row], sum = 0.0f;
+        for (int64_t i = 0; i < a->width; i++) {
+            float normed = act_load(x[i]) * rstd;
+            sum += act_load(dy[i]) * a->w[i] * normed;
+            if (a->dw) a->dw[i] += act_load(dy[i]) * normed;
+        }
+        float mean = sum / (float)a->width;
+        for (int64_t i = 0; i < a->width; i++) {
+            float normed = act_load(x[i]) * rstd;
+            float gradient = rstd * (act_load(dy[i]) * a->w[i] - normed * mean);
+            dx[i] = act_store(a->accumulate ? act_load(dx[i]) + gradient : gradient);
+        }
+    }
+}
