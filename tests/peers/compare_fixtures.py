@@ -33,7 +33,7 @@ def limit_of(file, tensor):
 
 
 def kind_of(tensor):
-    parts = tensor.split(".")
+    parts = tensor.removeprefix("context48.").split(".")
     return ".".join(parts[:2]) if parts[0].startswith("train") else parts[0]
 
 

@@ -121,7 +121,7 @@ MODELS = {
             "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
         },
         {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
-        set(),
+        {"context"},
     ),
     "mistral": (
         MistralConfig,
@@ -306,7 +306,19 @@ def make_model(output, name):
     if "bf16" in extras:
         bf16 = ref.load_model(directory, torch.bfloat16)
         expected |= numbered("bf16.logits", ref.logits_of(bf16, sequences))
+    if "context" in extras:
+        expected |= with_prefix(f"context{LENGTHS[-1]}.", expected_with_context(directory, sequences))
     ref.save_tensors(directory / "expected.safetensors", expected)
+
+
+def expected_with_context(directory, sequences):
+    """Where angles depend on the longest sequence: the same with the run's longest for all."""
+    model = ref.load_model(directory)
+    ref.fix_context(model, LENGTHS[-1])
+    expected = numbered("logits", ref.logits_of(model, sequences))
+    expected["loss"] = np.float32(ref.gradients(model, sequences)[0])
+    expected["train.losses"], _ = ref.train_adamw(model, sequences)
+    return expected
 
 
 def make_adapter(output, name):

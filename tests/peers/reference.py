@@ -39,6 +39,16 @@ def forward(model, tokens):
     return model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].float()
 
 
+def fix_context(model, length):
+    """Dynamic RoPE scaling for a run whose longest sequence has `length` tokens: one set of angles
+    for every sequence, however short."""
+    forward(model, [0] * length)
+    for module in model.modules():
+        if hasattr(module, "original_inv_freq"):
+            module.original_inv_freq = module.inv_freq
+            module.original_max_seq_len = length
+
+
 def logits_of(model, sequences):
     """One (positions, vocabulary) fp32 array a sequence."""
     with torch.no_grad():
