@@ -37,12 +37,16 @@ enum status adapter_describe(struct adapter *adapter, const struct model_config 
 enum status adapter_create(struct adapter *adapter, const char *name, const struct model *model,
                            const struct adapter_config *config, uint64_t seed);
 
+/* Both factors zero: to be filled by a loader. */
+enum status adapter_create_zero(struct adapter *adapter, const char *name,
+                                const struct model *model, const struct adapter_config *config);
+
 /* Reads a PEFT directory; names and shapes are checked against the model. */
 enum status adapter_load(struct adapter *adapter, const char *name, const struct model *model,
                          const char *directory);
 
 /* Writes adapter_config.json and adapter_model.safetensors; `base` is recorded as
- * base_model_name_or_path. Atomic: a reader never sees half of it. */
+ * base_model_name_or_path. Each file appears whole or not at all, the tensors first. */
 enum status adapter_save(const struct adapter *adapter, const char *directory, const char *base);
 
 /* May be called twice, and on a zeroed struct. */
@@ -52,6 +56,6 @@ void adapter_free(struct adapter *adapter);
 struct lora_pair adapter_pair(const struct adapter *adapter, enum weight_id id, int layer);
 
 /* W += scale * B A for every pair, in the weight's own layout (rounded to it). */
-void adapter_merge(const struct adapter *adapter, struct model *model);
+enum status adapter_merge(const struct adapter *adapter, struct model *model);
 
 #endif

@@ -1,14 +1,10 @@
 /* Hugging Face's config.json to a model_config, and back. */
-#define _GNU_SOURCE
 #include "core/model_config.h"
 
+#include "core/json_util.h"
 #include "core/weights.h"
 
-#include <errno.h>
-#include <jansson.h>
-#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 static const struct family {
@@ -36,36 +32,26 @@ static const json_t *reader_get(const struct reader *reader, const char *key) {
     return json_is_null(value) ? NULL : value;
 }
 
+static void keep_first(struct reader *reader, enum status status) {
+    if (reader->status == STATUS_OK) reader->status = status;
+}
+
 static int64_t read_integer(struct reader *reader, const char *key, int64_t low, int64_t high,
                             int64_t fallback) {
-    const json_t *value = reader_get(reader, key);
-    if (!value) return fallback;
-    int64_t number = json_is_integer(value) ? json_integer_value(value) : low - 1;
-    if (number >= low && number <= high) return number;
-    if (reader->status == STATUS_OK)
-        reader->status = status_fail(STATUS_CONFIG, "%s: '%s' must be an integer from %lld to %lld",
-                                     reader->name, key, (long long)low, (long long)high);
+    keep_first(reader, json_field_i64(reader->object, reader->name, key, JSON_OPTIONAL, low, high,
+                                      &fallback));
     return fallback;
 }
 
 static double read_number(struct reader *reader, const char *key, double fallback) {
-    const json_t *value = reader_get(reader, key);
-    if (!value) return fallback;
-    double number = json_is_number(value) ? json_number_value(value) : NAN;
-    if (isfinite(number)) return number;
-    if (reader->status == STATUS_OK)
-        reader->status =
-            status_fail(STATUS_CONFIG, "%s: '%s' must be a finite number", reader->name, key);
+    keep_first(reader, json_field_f64(reader->object, reader->name, key, JSON_OPTIONAL, &fallback));
     return fallback;
 }
 
 static bool read_bool(struct reader *reader, const char *key, bool fallback) {
-    const json_t *value = reader_get(reader, key);
-    if (!value) return fallback;
-    if (!json_is_boolean(value) && reader->status == STATUS_OK)
-        reader->status =
-            status_fail(STATUS_CONFIG, "%s: '%s' must be true or false", reader->name, key);
-    return json_is_true(value);
+    keep_first(reader,
+               json_field_bool(reader->object, reader->name, key, JSON_OPTIONAL, &fallback));
+    return fallback;
 }
 
 static enum status read_family(struct model_config *config, const struct reader *reader) {
@@ -243,12 +229,8 @@ static void clear(struct model_config *config) {
     *config = (struct model_config){.bos = -1, .temperature = -1, .top_p = -1, .top_k = -1};
 }
 
-enum status model_config_parse_hf(struct model_config *config, const char *json, size_t bytes,
-                                  const char *name) {
+static enum status read_root(struct model_config *config, json_t *root, const char *name) {
     clear(config);
-    json_error_t error;
-    json_t *root = json_loadb(json, bytes, JSON_REJECT_DUPLICATES, &error);
-    if (!root) return status_fail(STATUS_FORMAT, "%s:%d: %s", name, error.line, error.text);
     struct reader reader = {.name = name, .object = root};
     enum status status = json_is_object(root)
                              ? read_object(config, &reader)
@@ -257,21 +239,11 @@ enum status model_config_parse_hf(struct model_config *config, const char *json,
     return status == STATUS_OK ? reader.status : status;
 }
 
-static enum status read_text(char **text, size_t *bytes, const char *path) {
-    enum { LIMIT = 16 << 20 }; /* a config is kilobytes; refuse what can't be one */
-    FILE *file = fopen(path, "rb");
-    if (!file) return status_fail(STATUS_IO, "%s: %s", path, strerror(errno));
-    enum status status = STATUS_OK;
-    *text = malloc(LIMIT);
-    *bytes = *text ? fread(*text, 1, LIMIT, file) : 0;
-    if (!*text) status = status_fail(STATUS_MEMORY, "%s: no memory to read it", path);
-    if (status == STATUS_OK && ferror(file))
-        status = status_fail(STATUS_IO, "%s: %s", path, strerror(errno));
-    if (status == STATUS_OK && *bytes == LIMIT)
-        status = status_fail(STATUS_FORMAT, "%s: larger than 16 MiB", path);
-    fclose(file);
-    if (status != STATUS_OK) free(*text);
-    return status;
+enum status model_config_parse_hf(struct model_config *config, const char *json, size_t bytes,
+                                  const char *name) {
+    json_t *root;
+    TRY(json_parse_bytes(&root, json, bytes, name, true));
+    return read_root(config, root, name);
 }
 
 /* Defaults of requests; the file is optional, and what it can't say is left alone. */
@@ -295,12 +267,9 @@ static void read_generation(struct model_config *config, const char *directory) 
 enum status model_config_read_hf(struct model_config *config, const char *directory) {
     char path[4096];
     snprintf(path, sizeof path, "%s/config.json", directory);
-    char *text = NULL;
-    size_t bytes = 0;
-    TRY(read_text(&text, &bytes, path));
-    enum status status = model_config_parse_hf(config, text, bytes, path);
-    free(text);
-    TRY(status);
+    json_t *root;
+    TRY(json_parse_file(&root, path));
+    TRY(read_root(config, root, path));
     read_generation(config, directory);
     return STATUS_OK;
 }
