@@ -1,4 +1,5 @@
 /* The table of subcommands. */
+#include "core/commands.h"
 #include "kernels/base/status.h"
 
 #include <stdio.h>
@@ -11,6 +12,7 @@ struct command {
 };
 
 static const struct command commands[] = {
+    {"inspect", cmd_inspect, "what a model file holds: metadata, tensors, parameters, bytes"},
     {NULL, NULL, NULL},
 };
 

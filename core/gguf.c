@@ -15,10 +15,7 @@
 #include <string.h>
 
 enum {
-    GGUF_MAX_DIMS = 4,
-    GGUF_MAX_NAME = 64,
     GGUF_MAX_KEY = 65535,
-    GGUF_DEFAULT_ALIGNMENT = 32,
     GGUF_MIN_VALUE_BYTES = 8 + 4 + 1,      /* an empty key, a type, one byte */
     GGUF_MIN_TENSOR_BYTES = 8 + 4 + 4 + 8, /* an empty name, no dims, a type, an offset */
 };
@@ -53,8 +50,7 @@ static enum status take_string(struct cursor *cursor, struct gguf_string *out, c
     return STATUS_OK;
 }
 
-/* Bytes of a value of fixed size; 0 for strings and arrays. */
-static size_t scalar_bytes(enum gguf_type type) {
+size_t gguf_scalar_bytes(enum gguf_type type) {
     static const unsigned char bytes[] = {
         [GGUF_U8] = 1,  [GGUF_I8] = 1,  [GGUF_U16] = 2,  [GGUF_I16] = 2,    [GGUF_U32] = 4,
         [GGUF_I32] = 4, [GGUF_F32] = 4, [GGUF_BOOL] = 1, [GGUF_STRING] = 0, [GGUF_ARRAY] = 0,
@@ -74,7 +70,7 @@ static enum status take_type(struct cursor *cursor, enum gguf_type *type) {
 
 /* Steps over `count` values of one type. */
 static enum status skip_values(struct cursor *cursor, enum gguf_type type, uint64_t count) {
-    size_t bytes = type == GGUF_STRING ? sizeof(uint64_t) : scalar_bytes(type);
+    size_t bytes = type == GGUF_STRING ? sizeof(uint64_t) : gguf_scalar_bytes(type);
     if (count > left(cursor) / bytes)
         return status_fail(STATUS_FORMAT, "%" PRIu64 " elements don't fit in the %zu bytes left",
                            count, left(cursor));
@@ -147,8 +143,7 @@ static enum status parse_alignment(struct model_file *file) {
     return STATUS_OK;
 }
 
-/* ggml's type numbers; those it retired (4, 5, 31-33, 36-38) are not there. */
-static bool dtype_of_ggml(uint32_t number, enum dtype *dtype) {
+bool gguf_dtype(uint32_t number, enum dtype *dtype) {
     static const signed char table[] = {
         [0] = DTYPE_F32,
         [1] = DTYPE_F16,
@@ -214,7 +209,7 @@ static enum status parse_layout(struct cursor *cursor, struct file_tensor *tenso
     }
     TRY(take(cursor, &type, sizeof type, "a tensor's type"));
     TRY(take(cursor, offset, sizeof *offset, "a tensor's offset"));
-    if (!dtype_of_ggml(type, &tensor->dtype))
+    if (!gguf_dtype(type, &tensor->dtype))
         return status_fail(STATUS_FORMAT, "tensor type %" PRIu32 " is unknown", type);
     const struct dtype_info *info = dtype_info(tensor->dtype);
     int64_t row = dims ? tensor->shape[dims - 1] : 1;
@@ -327,7 +322,7 @@ const struct gguf_value *gguf_find(const struct model_file *file, const char *ke
 }
 
 bool gguf_get_i64(const struct gguf_value *value, uint64_t index, int64_t *out) {
-    size_t bytes = scalar_bytes(value->element_type);
+    size_t bytes = gguf_scalar_bytes(value->element_type);
     if (bytes == 0 || index >= value->count) return false;
     union {
         uint64_t u64;
@@ -374,7 +369,7 @@ bool gguf_get_i64(const struct gguf_value *value, uint64_t index, int64_t *out) 
 }
 
 bool gguf_get_f64(const struct gguf_value *value, uint64_t index, double *out) {
-    size_t bytes = scalar_bytes(value->element_type);
+    size_t bytes = gguf_scalar_bytes(value->element_type);
     if (bytes == 0 || index >= value->count) return false;
     const char *data = (const char *)value->data + index * bytes;
     if (value->element_type == GGUF_F64) {

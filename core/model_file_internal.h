@@ -1,6 +1,6 @@
-/* What the readers of the two formats share; included by core/model_file.c, gguf.c and
- * safetensors.c alone. A reader fills the tables of a struct model_file from bytes that it doesn't
- * trust; the dispatcher owns the mappings and builds nothing that a reader hasn't checked. */
+/* What the readers and writers of the two formats share; nothing else includes it. A reader fills
+ * the tables of a struct model_file from bytes that it doesn't trust; the dispatcher owns the
+ * mappings and builds nothing that a reader hasn't checked. */
 #ifndef STRATA_CORE_MODEL_FILE_INTERNAL_H
 #define STRATA_CORE_MODEL_FILE_INTERNAL_H
 
@@ -21,6 +21,15 @@ struct model_file_internal {
     int tensor_capacity, note_capacity;
     struct name_index tensor_names, value_keys;
 };
+
+enum { GGUF_MAX_DIMS = 4, GGUF_MAX_NAME = 64, GGUF_DEFAULT_ALIGNMENT = 32 };
+
+/* The dtype with ggml's number. false for those that don't exist, or that ggml retired (4, 5,
+ * 31-33, 36-38). */
+bool gguf_dtype(uint32_t number, enum dtype *dtype);
+
+/* Bytes of a value of fixed size; 0 for strings and arrays. */
+size_t gguf_scalar_bytes(enum gguf_type type);
 
 /* Parses one whole GGUF file. Messages don't name the file; the caller puts its path before. */
 enum status gguf_parse(struct model_file *file, const struct model_source *source,

@@ -1,0 +1,33 @@
+/* A file that appears whole or not at all: written beside its place under a temporary name, synced,
+ * then renamed over what was there. */
+#ifndef STRATA_CORE_ATOMIC_FILE_H
+#define STRATA_CORE_ATOMIC_FILE_H
+
+#include "kernels/base/status.h"
+#include <stddef.h>
+#include <stdint.h>
+
+struct atomic_file {
+    char *path;
+    char *temporary; /* NULL while no file is open */
+    int descriptor;
+};
+
+/* Creates `path`.tmp-N, with the permissions a new file gets, and takes `bytes` of disk for it (0
+ * where the size isn't known): a disk that is too small is told here, not after hours. Like every
+ * failure below, STATUS_IO, naming the path and the reason. */
+enum status atomic_file_create(struct atomic_file *file, const char *path, uint64_t bytes);
+
+/* Writes at a byte offset; offsets may come in any order. */
+enum status atomic_file_write(struct atomic_file *file, uint64_t offset, const void *data,
+                              size_t bytes);
+
+/* Syncs, renames and syncs the directory: after STATUS_OK the new file is there for good, after a
+ * failure the old one is untouched. Closes the file either way. */
+enum status atomic_file_commit(struct atomic_file *file);
+
+/* Removes the temporary file unless it was committed. May be called twice, and on a zeroed struct.
+ */
+void atomic_file_close(struct atomic_file *file);
+
+#endif
