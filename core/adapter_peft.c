@@ -163,7 +163,7 @@ static enum status write_config(const struct adapter *adapter, const char *direc
     snprintf(path, sizeof path, "%s/adapter_config.json", directory);
     json_t *root = config_object(adapter, base);
     char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS) : NULL;
-    enum status status = text ? atomic_file_write(path, text, strlen(text))
+    enum status status = text ? atomic_file_replace(path, text, strlen(text))
                               : status_fail(STATUS_MEMORY, "no memory to write %s", path);
     free(text);
     json_decref(root);

@@ -109,3 +109,12 @@ void atomic_file_close(struct atomic_file *file) {
     free(file->path);
     *file = (struct atomic_file){.descriptor = -1};
 }
+
+enum status atomic_file_replace(const char *path, const void *data, size_t bytes) {
+    struct atomic_file file = {0};
+    enum status status = atomic_file_create(&file, path, bytes);
+    if (status == STATUS_OK) status = atomic_file_write(&file, 0, data, bytes);
+    if (status == STATUS_OK) status = atomic_file_commit(&file);
+    atomic_file_close(&file);
+    return status;
+}

@@ -30,4 +30,7 @@ enum status atomic_file_commit(struct atomic_file *file);
  */
 void atomic_file_close(struct atomic_file *file);
 
+/* All of it at once: `bytes` bytes become the file at `path`. */
+enum status atomic_file_replace(const char *path, const void *data, size_t bytes);
+
 #endif
