@@ -2,6 +2,8 @@
 #include "kernels/table.h"
 
 #include "kernels/ops.h"
+#include "kernels/matmul_variant.h"
+#include "kernels/variant.h"
 
 const struct kernels VARIANT(kernels) = {
     .name = STRATA_VARIANT_NAME,
@@ -30,4 +32,16 @@ const struct kernels VARIANT(kernels) = {
     .adamw = VARIANT(adamw_ref),
     .sum_squares = VARIANT(sum_squares_ref),
     .sample = VARIANT(sample_ref),
+
+#if STRATA_FAST
+    .matmul_forward = VARIANT(matmul_forward_cpu),
+    .matmul_backward_input = VARIANT(matmul_backward_input_cpu),
+    .matmul_backward_weight = VARIANT(matmul_backward_weight_cpu),
+    .bias_backward = VARIANT(bias_backward_cpu),
+#else
+    .matmul_forward = VARIANT(matmul_forward_ref),
+    .matmul_backward_input = VARIANT(matmul_backward_input_ref),
+    .matmul_backward_weight = VARIANT(matmul_backward_weight_ref),
+    .bias_backward = VARIANT(bias_backward_ref),
+#endif
 };

@@ -1,0 +1,103 @@
+/* The matrix products as blocked ones: what is A, B and C in each. */
+#include "kernels/gemm.h"
+#include "kernels/matmul_variant.h"
+
+#include <assert.h>
+
+/* Activations (T, width) whose rows are A's or C's rows; the depth runs along a row. */
+static struct operand act_by_rows(const void *data, int64_t width) {
+    return (struct operand){.data = data,
+                            .order = OPERAND_DEPTH_INNER,
+                            .bf16 = STRATA_ACT_BF16,
+                            .stride = width,
+                            .block = 16};
+}
+
+/* Activations (T, width) with T as the depth. */
+static struct operand act_by_columns(const void *data, int64_t width) {
+    return (struct operand){
+        .data = data, .order = OPERAND_DEPTH_OUTER, .bf16 = STRATA_ACT_BF16, .stride = width};
+}
+
+void VARIANT(matmul_forward_cpu)(struct stream *s, const struct matmul_forward_args *args) {
+    const struct weight *w = args->w;
+    struct operand b = {.data = w->data, .bf16 = w->layout == LAYOUT_PANEL_BF16};
+    if (w->layout == LAYOUT_ROWS_F32) {
+        b.order = OPERAND_DEPTH_INNER;
+        b.stride = w->cols;
+        b.block = 16;
+    } else {
+        b.order = OPERAND_PANELS;
+        b.stride = w->cols * PANEL_ROWS;
+    }
+    VARIANT(gemm_run)
+    (s, &(struct gemm){.rows = args->tokens,
+                       .cols = w->rows,
+                       .depth = w->cols,
+                       .a = act_by_rows(args->x, w->cols),
+                       .b = b,
+                       .c = args->y,
+                       .c_bf16 = STRATA_ACT_BF16 && !args->y_is_f32,
+                       .accumulate = args->accumulate,
+                       .c_stride = w->rows,
+                       .bias = args->bias});
+}
+
+void VARIANT(matmul_backward_input_cpu)(struct stream *s,
+                                        const struct matmul_backward_input_args *args) {
+    const struct weight *w = args->w;
+    struct operand b = {.data = w->data, .bf16 = w->layout == LAYOUT_PANEL_BF16};
+    if (w->layout == LAYOUT_ROWS_F32) {
+        b.order = OPERAND_DEPTH_OUTER;
+        b.stride = w->cols;
+    } else { /* a panel holds 16 depths of each column together */
+        b.order = OPERAND_DEPTH_INNER;
+        b.stride = PANEL_ROWS;
+        b.block = w->cols * PANEL_ROWS;
+    }
+    VARIANT(gemm_run)
+    (s, &(struct gemm){.rows = args->tokens,
+                       .cols = w->cols,
+                       .depth = w->rows,
+                       .a = act_by_rows(args->dy, w->rows),
+                       .b = b,
+                       .c = args->dx,
+                       .c_bf16 = STRATA_ACT_BF16,
+                       .accumulate = args->accumulate,
+                       .c_stride = w->cols});
+}
+
+void VARIANT(matmul_backward_weight_cpu)(struct stream *s,
+                                         const struct matmul_backward_weight_args *args) {
+    int64_t rows = args->dw->rows, cols = args->dw->cols;
+    struct operand dy = act_by_columns(args->dy, rows), x = act_by_columns(args->x, cols);
+    struct gemm gemm = {.depth = args->tokens, .c = args->dw->data, .accumulate = true};
+    if (args->dw->layout == LAYOUT_PANEL_F32) { /* C is dW transposed: its panels are B's */
+        gemm.rows = cols;
+        gemm.cols = rows;
+        gemm.a = x;
+        gemm.b = dy;
+        gemm.c_panels = true;
+        gemm.c_stride = cols * PANEL_ROWS;
+    } else {
+        assert(args->dw->layout == LAYOUT_ROWS_F32);
+        gemm.rows = rows;
+        gemm.cols = cols;
+        gemm.a = dy;
+        gemm.b = x;
+        gemm.c_stride = cols;
+    }
+    VARIANT(gemm_run)(s, &gemm);
+}
+
+void VARIANT(bias_backward_cpu)(struct stream *s, float *dbias, const void *dy, int64_t tokens,
+                                int64_t width) {
+    const act_t *rows = dy;
+    enum { BLOCK = 256 };
+#pragma omp parallel for num_threads(s->threads) schedule(static)
+    for (int64_t first = 0; first < width; first += BLOCK) {
+        int64_t end = first + BLOCK < width ? first + BLOCK : width;
+        for (int64_t t = 0; t < tokens; t++)
+            for (int64_t n = first; n < end; n++) dbias[n] += act_load(rows[t * width + n]);
+    }
+}

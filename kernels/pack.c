@@ -1,0 +1,135 @@
+/* Packing walks tiles of 16 x 16: a tile's source lines and its panel lines stay in the L1 cache,
+ * and the inner loop has a constant length, so the compiler unrolls it. */
+#include "kernels/pack.h"
+
+#include "kernels/base/dtype.h"
+
+#include <assert.h>
+#include <string.h>
+
+static const char *const names[LAYOUT_COUNT] = {
+    [LAYOUT_ROWS_F32] = "rows_f32",
+    [LAYOUT_PANEL_F32] = "panel_f32",
+    [LAYOUT_PANEL_BF16] = "panel_bf16",
+};
+
+static int64_t panels_of(int64_t rows) {
+    return (rows + PANEL_ROWS - 1) / PANEL_ROWS;
+}
+
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+int64_t weight_elements(enum layout layout, int64_t rows, int64_t cols) {
+    assert((unsigned)layout < LAYOUT_COUNT && rows >= 0 && cols >= 0);
+    return layout == LAYOUT_ROWS_F32 ? rows * cols : panels_of(rows) * PANEL_ROWS * cols;
+}
+
+size_t weight_bytes(enum layout layout, int64_t rows, int64_t cols) {
+    size_t element = layout == LAYOUT_PANEL_BF16 ? sizeof(uint16_t) : sizeof(float);
+    return (size_t)weight_elements(layout, rows, cols) * element;
+}
+
+const char *layout_name(enum layout layout) {
+    assert((unsigned)layout < LAYOUT_COUNT);
+    return names[layout];
+}
+
+enum layout layout_of_gradient(enum layout layout) {
+    assert((unsigned)layout < LAYOUT_COUNT);
+    return layout == LAYOUT_PANEL_BF16 ? LAYOUT_PANEL_F32 : layout;
+}
+
+/* tile[c][r] = src[r][c] for the rows and columns that exist; the other rows are zero. */
+static void tile_read(float tile[PANEL_ROWS][PANEL_ROWS], const float *src, int64_t stride,
+                      int64_t rows, int64_t cols) {
+    if (rows == PANEL_ROWS && cols == PANEL_ROWS) {
+        for (int r = 0; r < PANEL_ROWS; r++)
+            for (int c = 0; c < PANEL_ROWS; c++) tile[c][r] = src[r * stride + c];
+        return;
+    }
+    memset(tile, 0, sizeof(float[PANEL_ROWS][PANEL_ROWS]));
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < cols; c++) tile[c][r] = src[r * stride + c];
+}
+
+static void panel_pack(const struct weight *weight, int64_t panel, const float *src, int64_t rows) {
+    float tile[PANEL_ROWS][PANEL_ROWS];
+    const float *flat = tile[0];
+    for (int64_t c = 0; c < weight->cols; c += PANEL_ROWS) {
+        int64_t width = smaller(PANEL_ROWS, weight->cols - c);
+        tile_read(tile, src + c, weight->cols, rows, width);
+        int64_t at = (panel * weight->cols + c) * PANEL_ROWS;
+        if (weight->layout == LAYOUT_PANEL_BF16) {
+            uint16_t *to = (uint16_t *)weight->data + at;
+            for (int64_t i = 0; i < width * PANEL_ROWS; i++) to[i] = f32_to_bf16(flat[i]);
+        } else {
+            memcpy((float *)weight->data + at, flat, (size_t)(width * PANEL_ROWS) * sizeof(float));
+        }
+    }
+}
+
+void weight_pack(const struct weight *weight, int64_t first, int64_t count, const float *src) {
+    assert(first >= 0 && count >= 0 && first + count <= weight->rows);
+    if (count == 0) return;
+    if (weight->layout == LAYOUT_ROWS_F32) {
+        memcpy((float *)weight->data + first * weight->cols, src,
+               (size_t)(count * weight->cols) * sizeof *src);
+        return;
+    }
+    assert(first % PANEL_ROWS == 0);
+    assert(count % PANEL_ROWS == 0 || first + count == weight->rows);
+    for (int64_t row = 0; row < count; row += PANEL_ROWS)
+        panel_pack(weight, (first + row) / PANEL_ROWS, src + row * weight->cols,
+                   smaller(PANEL_ROWS, count - row));
+}
+
+/* out (rows, cols): rows [lane, lane + rows) of one panel. */
+static void panel_unpack(float *out, const struct weight *weight, int64_t panel, int64_t lane,
+                         int64_t rows) {
+    float tile[PANEL_ROWS * PANEL_ROWS];
+    for (int64_t c = 0; c < weight->cols; c += PANEL_ROWS) {
+        int64_t width = smaller(PANEL_ROWS, weight->cols - c);
+        int64_t at = (panel * weight->cols + c) * PANEL_ROWS;
+        if (weight->layout == LAYOUT_PANEL_BF16) {
+            const uint16_t *from = (const uint16_t *)weight->data + at;
+            for (int64_t i = 0; i < width * PANEL_ROWS; i++) tile[i] = bf16_to_f32(from[i]);
+        } else {
+            memcpy(tile, (const float *)weight->data + at,
+                   (size_t)(width * PANEL_ROWS) * sizeof(float));
+        }
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t j = 0; j < width; j++)
+                out[r * weight->cols + c + j] = tile[j * PANEL_ROWS + lane + r];
+    }
+}
+
+void weight_unpack(float *out, const struct weight *weight, int64_t first, int64_t count) {
+    assert(first >= 0 && count >= 0 && first + count <= weight->rows);
+    if (count == 0) return;
+    if (weight->layout == LAYOUT_ROWS_F32) {
+        memcpy(out, (const float *)weight->data + first * weight->cols,
+               (size_t)(count * weight->cols) * sizeof *out);
+        return;
+    }
+    for (int64_t row = first; row < first + count;) {
+        int64_t lane = row % PANEL_ROWS;
+        int64_t rows = smaller(PANEL_ROWS - lane, first + count - row);
+        panel_unpack(out + (row - first) * weight->cols, weight, row / PANEL_ROWS, lane, rows);
+        row += rows;
+    }
+}
+
+void weight_round(struct stream *s, const struct weight *to, const float *from) {
+    int64_t count = weight_elements(to->layout, to->rows, to->cols);
+    if (to->layout == LAYOUT_PANEL_BF16) {
+        uint16_t *data = to->data;
+#pragma omp parallel for num_threads(s->threads) schedule(static)
+        for (int64_t i = 0; i < count; i++) data[i] = f32_to_bf16(from[i]);
+        return;
+    }
+    float *data = to->data;
+#pragma omp parallel for num_threads(s->threads) schedule(static)
+    for (int64_t i = 0; i < count; i++) data[i] = from[i];
+}

@@ -1,0 +1,98 @@
+#include "tests/check.h"
+
+#include "kernels/base/dtype.h"
+#include "kernels/pack.h"
+
+enum { ROWS = 45, COLS = 37 };
+
+static float value_at(int64_t row, int64_t col) {
+    return (float)(row * 1000 + col) + 0.7f;
+}
+
+static void *allocate(size_t bytes) {
+    void *memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    assert_non_null(memory);
+    memset(memory, 0x7f, bytes); /* neither zero nor what is expected */
+    return memory;
+}
+
+static struct weight packed(enum layout layout, float *src) {
+    for (int64_t r = 0; r < ROWS; r++)
+        for (int64_t c = 0; c < COLS; c++) src[r * COLS + c] = value_at(r, c);
+    struct weight w = {layout, ROWS, COLS, allocate(weight_bytes(layout, ROWS, COLS))};
+    weight_pack(&w, 16, ROWS - 16, src + 16 * COLS);
+    weight_pack(&w, 0, 16, src);
+    return w;
+}
+
+static void test_panels_lie_as_described(void **state) {
+    (void)state;
+    static float src[ROWS * COLS];
+    struct weight wide = packed(LAYOUT_PANEL_F32, src), half = packed(LAYOUT_PANEL_BF16, src);
+    assert_int_equal(weight_elements(wide.layout, ROWS, COLS), 48 * COLS);
+    assert_int_equal(weight_bytes(half.layout, ROWS, COLS), 48 * COLS * 2);
+    for (int64_t r = 0; r < 48; r++) {
+        for (int64_t c = 0; c < COLS; c++) {
+            int64_t at = (r / 16 * COLS + c) * 16 + r % 16;
+            float want = r < ROWS ? value_at(r, c) : 0.0f;
+            assert_true(((float *)wide.data)[at] == want);
+            assert_int_equal(((uint16_t *)half.data)[at], f32_to_bf16(want));
+        }
+    }
+    free(wide.data), free(half.data);
+}
+
+static void test_unpack_reverses_pack(void **state) {
+    (void)state;
+    static float src[ROWS * COLS], out[ROWS * COLS];
+    for (enum layout layout = 0; layout < LAYOUT_COUNT; layout++) {
+        struct weight w = packed(layout, src);
+        for (int64_t first = 0; first < ROWS; first += 7) {
+            int64_t count = ROWS - first < 20 ? ROWS - first : 20;
+            memset(out, 0x7f, sizeof out);
+            weight_unpack(out, &w, first, count);
+            for (int64_t i = 0; i < count * COLS; i++) {
+                float want = src[first * COLS + i];
+                if (layout == LAYOUT_PANEL_BF16) want = bf16_to_f32(f32_to_bf16(want));
+                assert_true(out[i] == want);
+            }
+        }
+        free(w.data);
+    }
+}
+
+static void test_round_refreshes_every_element(void **state) {
+    (void)state;
+    static float src[ROWS * COLS];
+    struct stream stream;
+    stream_open_cpu(&stream, 2);
+    struct weight master = packed(LAYOUT_PANEL_F32, src), want = packed(LAYOUT_PANEL_BF16, src);
+    struct weight to = {LAYOUT_PANEL_BF16, ROWS, COLS,
+                        allocate(weight_bytes(LAYOUT_PANEL_BF16, ROWS, COLS))};
+    weight_round(&stream, &to, master.data);
+    assert_memory_equal(to.data, want.data, weight_bytes(to.layout, ROWS, COLS));
+    struct weight same = {LAYOUT_PANEL_F32, ROWS, COLS,
+                          allocate(weight_bytes(LAYOUT_PANEL_F32, ROWS, COLS))};
+    weight_round(&stream, &same, master.data);
+    assert_memory_equal(same.data, master.data, weight_bytes(same.layout, ROWS, COLS));
+    free(master.data), free(want.data), free(to.data), free(same.data);
+}
+
+static void test_layouts_have_names_and_gradients(void **state) {
+    (void)state;
+    assert_string_equal(layout_name(LAYOUT_ROWS_F32), "rows_f32");
+    assert_string_equal(layout_name(LAYOUT_PANEL_BF16), "panel_bf16");
+    assert_int_equal(layout_of_gradient(LAYOUT_PANEL_BF16), LAYOUT_PANEL_F32);
+    assert_int_equal(layout_of_gradient(LAYOUT_PANEL_F32), LAYOUT_PANEL_F32);
+    assert_int_equal(layout_of_gradient(LAYOUT_ROWS_F32), LAYOUT_ROWS_F32);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_panels_lie_as_described),
+        cmocka_unit_test(test_unpack_reverses_pack),
+        cmocka_unit_test(test_round_refreshes_every_element),
+        cmocka_unit_test(test_layouts_have_names_and_gradients),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
