@@ -98,6 +98,10 @@ static enum status read_rope(struct model_config *config, struct reader *reader)
     rope->original_context = config->max_context;
     rope->context = config->max_context;
     rope->truncate = true;
+    rope->low_frequency_factor = 1.0;
+    rope->high_frequency_factor = 4.0;
+    rope->beta_fast = 32.0;
+    rope->beta_slow = 1.0;
     const json_t *object = reader_get(reader, "rope_parameters");
     if (!object) object = reader_get(reader, "rope_scaling");
     if (!object) return STATUS_OK;
@@ -109,10 +113,11 @@ static enum status read_rope(struct model_config *config, struct reader *reader)
     if (type) TRY(read_rope_type(rope, type, reader->name));
     rope->theta = read_number(&inner, "rope_theta", rope->theta);
     rope->factor = read_number(&inner, "factor", 1.0);
-    rope->low_frequency_factor = read_number(&inner, "low_freq_factor", 1.0);
-    rope->high_frequency_factor = read_number(&inner, "high_freq_factor", 4.0);
-    rope->beta_fast = read_number(&inner, "beta_fast", 32.0);
-    rope->beta_slow = read_number(&inner, "beta_slow", 1.0);
+    rope->low_frequency_factor = read_number(&inner, "low_freq_factor", rope->low_frequency_factor);
+    rope->high_frequency_factor =
+        read_number(&inner, "high_freq_factor", rope->high_frequency_factor);
+    rope->beta_fast = read_number(&inner, "beta_fast", rope->beta_fast);
+    rope->beta_slow = read_number(&inner, "beta_slow", rope->beta_slow);
     rope->attention_factor = read_number(&inner, "attention_factor", 0.0);
     rope->mscale = read_number(&inner, "mscale", 0.0);
     rope->mscale_all_dim = read_number(&inner, "mscale_all_dim", 0.0);

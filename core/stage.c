@@ -50,9 +50,9 @@ static int lowest_trained(const struct model *model, const struct batch *batch) 
     return model->config.layers;
 }
 
-void stage_backward(const struct exec *exec, const struct model *model, const struct batch *batch,
-                    struct stage_acts *acts, void *d, stage_layer_done *done, void *context) {
-    int lowest = lowest_trained(model, batch);
+static void backward_to(const struct exec *exec, const struct model *model,
+                        const struct batch *batch, struct stage_acts *acts, void *d, int lowest,
+                        stage_layer_done *done, void *context) {
     if (done) done(context, model->config.layers);
     for (int layer = model->config.layers - 1; layer >= 0 && layer >= lowest; layer--) {
         struct block_acts *block = &acts->blocks[layer];
@@ -65,6 +65,11 @@ void stage_backward(const struct exec *exec, const struct model *model, const st
     if (embedding->grad.data)
         exec->k->embedding_backward(exec->stream, &embedding->grad, batch->ids, d, batch->tokens);
     if (done) done(context, -1);
+}
+
+void stage_backward(const struct exec *exec, const struct model *model, const struct batch *batch,
+                    struct stage_acts *acts, void *d, stage_layer_done *done, void *context) {
+    backward_to(exec, model, batch, acts, d, lowest_trained(model, batch), done, context);
 }
 
 size_t stage_scratch_bytes(const struct model *model, const struct adapter *adapter, enum dtype act,
@@ -95,6 +100,6 @@ size_t stage_scratch_bytes(const struct model *model, const struct adapter *adap
     void *d = backward ? acts.hidden : NULL; /* any address: nothing is written */
     double loss = 0.0;
     head_loss(&exec, model, &batch, acts.hidden, d, &loss, NULL);
-    if (backward) stage_backward(&exec, model, &batch, &acts, d, NULL, NULL);
+    if (backward) backward_to(&exec, model, &batch, &acts, d, -1, NULL, NULL);
     return scratch.peak;
 }

@@ -1,9 +1,9 @@
 /* The op table of one variant; compiled once per instruction set and activation dtype. */
 #include "kernels/table.h"
 
-#include "kernels/ops.h"
 #include "kernels/matmul_variant.h"
-#include "kernels/variant.h"
+#include "kernels/ops.h"
+#
 
 const struct kernels VARIANT(kernels) = {
     .name = STRATA_VARIANT_NAME,

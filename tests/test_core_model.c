@@ -1,0 +1,188 @@
+/* Every family against Hugging Face transformers: logits, hidden states, loss and gradients. */
+#include "tests/fixture.h"
+
+static const char *const families[] = {
+    "llama",         "llama_tied_llama3", "llama_linear", "llama_yarn",
+    "llama_dynamic", "mistral",           "qwen2",        "qwen25",
+    "qwen3"};
+static const char *const with_gradients[] = {"llama", "mistral", "qwen2", "qwen3"};
+static const char *const tables[] = {"reference", "auto"};
+enum { FAMILIES = sizeof families / sizeof *families };
+
+static void check_logits(struct fixture *f, const char *what) {
+    const struct batch *batch = &f->packed.batch;
+    int64_t vocab = f->model.config.vocab;
+    float *logits = malloc((size_t)(batch->tokens * vocab) * sizeof *logits);
+    int32_t *rows = malloc((size_t)batch->tokens * sizeof *rows);
+    for (int64_t t = 0; t < batch->tokens; t++) rows[t] = (int32_t)t;
+    head_logits(&f->ws.exec, &f->model, logits, f->ws.acts.hidden, rows, batch->tokens);
+    assert_ok(stream_check(&f->ws.stream));
+    for (int i = 0; i < f->sequences; i++) {
+        char name[64];
+        int64_t count;
+        snprintf(name, sizeof name, "%slogits.%d", f->prefix, i);
+        float *want = fixture_expected(f, name, &count);
+        snprintf(name, sizeof name, "%s logits.%d", what, i);
+        assert_all_close(logits + batch->segments.start[i] * vocab, want, (size_t)count, 1e-4, 0.0,
+                         name);
+        free(want);
+    }
+    free(rows);
+    free(logits);
+}
+
+/* The hidden states of sequence 2: residual stream after each layer. */
+static void check_hidden(struct fixture *f) {
+    int64_t first = f->packed.batch.segments.start[2];
+    for (int layer = 0; layer + 1 < f->model.config.layers; layer++) {
+        char name[32];
+        int64_t count;
+        snprintf(name, sizeof name, "hidden.layer.%d", layer);
+        float *want = fixture_expected(f, name, &count);
+        const float *got = f->ws.acts.blocks[layer].out;
+        assert_all_close(got + first * f->model.config.hidden, want, (size_t)count, 1e-4, 0.0,
+                         name);
+        free(want);
+    }
+}
+
+static void check_loss(struct fixture *f, void *d_hidden) {
+    double loss = 0.0;
+    char name[32];
+    snprintf(name, sizeof name, "%sloss", f->prefix);
+    float *want = fixture_expected(f, name, NULL);
+    head_loss(&f->ws.exec, &f->model, &f->packed.batch, f->ws.acts.hidden, d_hidden, &loss, NULL);
+    assert_ok(stream_check(&f->ws.stream));
+    assert_true(fabs(loss - (double)want[0]) < 1e-5);
+    free(want);
+}
+
+static void test_forward_matches_transformers(void **state) {
+    (void)state;
+    for (int i = 0; i < FAMILIES; i++)
+        for (int j = 0; j < 2; j++) {
+            struct fixture f;
+            fixture_open(&f, families[i], families[i], tables[j]);
+            stage_forward(&f.ws.exec, &f.model, &f.packed.batch, &f.ws.acts);
+            check_logits(&f, families[i]);
+            if (!*f.prefix) check_hidden(&f);
+            check_loss(&f, NULL);
+            fixture_close(&f);
+        }
+}
+
+/* Relative to the tensor's norm: 1e-4. */
+static void check_gradient(const struct fixture *f, const struct param *param, const char *prefix) {
+    char name[sizeof param->name + 16];
+    snprintf(name, sizeof name, "%s%s", prefix, param->name);
+    int64_t count;
+    float *want = fixture_expected(f, name, &count);
+    float *got = malloc((size_t)count * sizeof *got);
+    assert_int_equal(count, param->w.rows * param->w.cols);
+    weight_unpack(got, &param->grad, 0, param->w.rows);
+    double norm = 0.0, difference = 0.0;
+    for (int64_t i = 0; i < count; i++) {
+        norm += (double)want[i] * (double)want[i];
+        difference += pow((double)got[i] - (double)want[i], 2);
+    }
+    if (!(sqrt(difference) <= 1e-4 * sqrt(norm) + 1e-9))
+        fail_msg("%s: difference %g of norm %g", name, sqrt(difference), sqrt(norm));
+    free(got);
+    free(want);
+}
+
+static void run_backward(struct fixture *f) {
+    stage_forward(&f->ws.exec, &f->model, &f->packed.batch, &f->ws.acts);
+    void *d = calloc((size_t)(f->packed.batch.tokens * f->model.config.hidden), sizeof(float));
+    check_loss(f, d);
+    stage_backward(&f->ws.exec, &f->model, &f->packed.batch, &f->ws.acts, d, NULL, NULL);
+    assert_ok(stream_check(&f->ws.stream));
+    free(d);
+}
+
+static void test_gradients_match_autograd(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof with_gradients / sizeof *with_gradients; i++)
+        for (int j = 0; j < 2; j++) {
+            struct fixture f;
+            fixture_open(&f, with_gradients[i], with_gradients[i], tables[j]);
+            fixture_train(&f, f.model.params, f.model.param_count);
+            run_backward(&f);
+            int checked = 0;
+            for (int p = 0; p < f.model.param_count; p++)
+                if (f.model.params[p].w.data) {
+                    check_gradient(&f, &f.model.params[p], "grad.");
+                    checked++;
+                }
+            assert_true(checked > 20);
+            fixture_close(&f);
+        }
+}
+
+/* transformers 4's spelling of the configuration means the same. */
+static void test_old_configs_read_alike(void **state) {
+    (void)state;
+    for (int i = 0; i < FAMILIES; i++) {
+        struct model_config new_style, old_style;
+        char path[256], text[8192];
+        snprintf(path, sizeof path, "tests/fixtures/%s", families[i]);
+        assert_ok(model_config_read_hf(&new_style, path));
+        snprintf(path, sizeof path, "tests/fixtures/%s/config_v4.json", families[i]);
+        FILE *file = fopen(path, "rb");
+        assert_non_null(file);
+        size_t bytes = fread(text, 1, sizeof text, file);
+        fclose(file);
+        assert_ok(model_config_parse_hf(&old_style, text, bytes, path));
+        assert_memory_equal(&new_style.rope, &old_style.rope, sizeof new_style.rope);
+        assert_memory_equal(new_style.sliding, old_style.sliding, sizeof new_style.sliding);
+        assert_int_equal(new_style.window, old_style.window);
+        assert_int_equal(new_style.head_dim, old_style.head_dim);
+        assert_int_equal(new_style.tied, old_style.tied);
+    }
+}
+
+static void test_adapters_match_peft(void **state) {
+    (void)state;
+    static const char *const adapters[][2] = {{"lora_llama_all", "llama"},
+                                              {"lora_llama_qv_rslora", "llama"},
+                                              {"lora_qwen2_all", "qwen2"},
+                                              {"lora_qwen2_qv_rslora", "qwen2"}};
+    for (int i = 0; i < 4; i++)
+        for (int j = 0; j < 2; j++) {
+            struct fixture f;
+            struct adapter adapter;
+            char path[256];
+            fixture_open(&f, adapters[i][0], adapters[i][1], tables[j]);
+            snprintf(path, sizeof path, "tests/fixtures/%s", adapters[i][0]);
+            assert_ok(adapter_load(&adapter, "test", &f.model, path));
+            struct adapter_span span = {0, f.packed.batch.tokens, &adapter};
+            f.packed.batch.spans = &span;
+            f.packed.batch.span_count = 1;
+            workspace_close(&f.ws); /* laid out without the adapter */
+            const struct workspace_plan plan = {.tokens = f.packed.batch.tokens,
+                                                .logit_rows = f.packed.batch.tokens,
+                                                .keep = ACTS_INPUT,
+                                                .backward = true,
+                                                .adapter = &adapter};
+            const struct kernels *kernels = f.ws.exec.k;
+            assert_ok(workspace_open(&f.ws, &f.model, kernels, 2, NULL, &plan));
+            fixture_train(&f, adapter.params, adapter.param_count);
+            run_backward(&f);
+            for (int p = 0; p < adapter.param_count; p++)
+                if (adapter.params[p].w.data) check_gradient(&f, &adapter.params[p], "grad.");
+            stage_forward(&f.ws.exec, &f.model, &f.packed.batch, &f.ws.acts);
+            check_logits(&f, adapters[i][0]);
+            adapter_free(&adapter);
+            fixture_close(&f);
+        }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_forward_matches_transformers),
+        cmocka_unit_test(test_gradients_match_autograd),
+        cmocka_unit_test(test_old_configs_read_alike),
+        cmocka_unit_test(test_adapters_match_peft),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
