@@ -84,8 +84,8 @@ struct model_file {
 /* Opens a .gguf, a .safetensors, an index .json, or a directory holding one of these. With
  * `header_only` (inspection) a file that ends with its header is accepted too; one that holds a
  * part of its data never is. A directory is searched for model.safetensors, then
- * model.safetensors.index.json, then the only file with such an ending. On failure the message is
- * one line that names the file and the field, and `file` is zeroed. */
+ * model.safetensors.index.json, adapter_model.safetensors, then the only file with such an ending.
+ * On failure the message is one line that names the file and the field, and `file` is zeroed. */
 enum status model_file_open(struct model_file *file, const char *path, bool header_only);
 
 /* The same for a single file whose bytes are in memory already and outlive `file`; `name` stands
