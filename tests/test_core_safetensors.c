@@ -234,6 +234,7 @@ static void test_the_writer_refuses(void **state) {
         {{{"t", DTYPE_F32, 1, {2}}, {"__metadata__", DTYPE_F32, 1, {2}}}, "tensor __metadata__"},
         {{{"t", DTYPE_F32, 1, {2}}, {"\xff", DTYPE_F32, 1, {2}}}, "tensor \\xff"},
         {{{"t", DTYPE_F32, 1, {2}}, {"u", DTYPE_F32, 1, {-2}}}, "tensor u: its shape is negative"},
+        {{{"t", DTYPE_F32, 1, {2}}, {"u", DTYPE_Q8_0, 1, {32}}}, "tensor u: dtype Q8_0"},
         {{{"t", DTYPE_F32, 2, {INT64_MAX, 2}}, {"u", DTYPE_F32, 1, {2}}}, "tensor t: its shape"},
     };
     struct temporary folder;
