@@ -1,7 +1,8 @@
 /* A model as it lies on disk: a directory or file of safetensors (single, or sharded by
  * model.safetensors.index.json), or a GGUF file. Memory-mapped and validated when opened: every
  * offset, shape and size is checked against the file before any of it is believed. Nothing of the
- * tensors' data is read until asked for.
+ * tensors' data is read until asked for; so a file must not be cut short while it is open (the
+ * system answers with SIGBUS). Writers rename a new file over the old one instead.
  *
  * Sources: safetensors README (format section); GGUF specification (ggml docs/gguf.md). */
 #ifndef STRATA_CORE_MODEL_FILE_H
