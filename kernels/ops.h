@@ -27,4 +27,7 @@ adamw_fn VARIANT(adamw_ref);
 sum_squares_fn VARIANT(sum_squares_ref);
 sample_fn VARIANT(sample_ref);
 
+attention_forward_fn VARIANT(attention_forward_cpu);
+attention_backward_fn VARIANT(attention_backward_cpu);
+
 #endif

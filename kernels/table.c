@@ -14,8 +14,6 @@ const struct kernels VARIANT(kernels) = {
     .rmsnorm_backward = VARIANT(rmsnorm_backward_ref),
     .rope_table = VARIANT(rope_table_ref),
     .rope = VARIANT(rope_ref),
-    .attention_forward = VARIANT(attention_forward_ref),
-    .attention_backward = VARIANT(attention_backward_ref),
     .kv_write = VARIANT(kv_write_ref),
     .add = VARIANT(add_ref),
     .scale = VARIANT(scale_ref),
@@ -30,4 +28,12 @@ const struct kernels VARIANT(kernels) = {
     .adamw = VARIANT(adamw_ref),
     .sum_squares = VARIANT(sum_squares_ref),
     .sample = VARIANT(sample_ref),
+
+#if STRATA_FAST
+    .attention_forward = VARIANT(attention_forward_cpu),
+    .attention_backward = VARIANT(attention_backward_cpu),
+#else
+    .attention_forward = VARIANT(attention_forward_ref),
+    .attention_backward = VARIANT(attention_backward_ref),
+#endif
 };

@@ -1,0 +1,148 @@
+/* Sixteen floats: one register of AVX-512, two of AVX2. A panel of a packed weight (kernels/pack.h)
+ * is a column of them. Only for files compiled with STRATA_FAST. */
+#ifndef STRATA_KERNELS_SIMD_H
+#define STRATA_KERNELS_SIMD_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#if defined(__AVX512F__)
+
+typedef __m512 v16;
+
+static inline v16 v16_zero(void) {
+    return _mm512_setzero_ps();
+}
+static inline v16 v16_splat(float value) {
+    return _mm512_set1_ps(value);
+}
+static inline v16 v16_load(const float *from) {
+    return _mm512_loadu_ps(from);
+}
+static inline void v16_store(float *to, v16 value) {
+    _mm512_storeu_ps(to, value);
+}
+/* a * b + c, rounded once. */
+static inline v16 v16_fma(v16 a, v16 b, v16 c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
+/* Sixteen bf16, widened exactly. */
+static inline v16 v16_load_bf16(const uint16_t *from) {
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+/* rows[i][j] <-> rows[j][i]: pairs of rows, pairs of pairs, then the 128-bit lanes twice. */
+static inline void v16_transpose(v16 rows[16]) {
+    v16 t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+    }
+    /* rows[4g + c]: in lane q, column 4q + c of rows 4g .. 4g + 3 */
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; g++) {
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            __m512d low = _mm512_castps_pd(t[4 * g + h]);
+            __m512d high = _mm512_castps_pd(t[4 * g + 2 + h]);
+            rows[4 * g + 2 * h] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            rows[4 * g + 2 * h + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        v16 a = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0x88);      /* lanes 0, 2 | 0, 2 */
+        v16 b = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0xdd);      /* lanes 1, 3 | 1, 3 */
+        v16 d = _mm512_shuffle_f32x4(rows[8 + c], rows[12 + c], 0x88); /* of rows 8 .. 15 */
+        v16 e = _mm512_shuffle_f32x4(rows[8 + c], rows[12 + c], 0xdd);
+        t[c] = _mm512_shuffle_f32x4(a, d, 0x88);
+        t[4 + c] = _mm512_shuffle_f32x4(b, e, 0x88);
+        t[8 + c] = _mm512_shuffle_f32x4(a, d, 0xdd);
+        t[12 + c] = _mm512_shuffle_f32x4(b, e, 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) rows[i] = t[i];
+}
+
+#else
+
+typedef struct {
+    __m256 low, high;
+} v16;
+
+static inline v16 v16_zero(void) {
+    return (v16){_mm256_setzero_ps(), _mm256_setzero_ps()};
+}
+static inline v16 v16_splat(float value) {
+    return (v16){_mm256_set1_ps(value), _mm256_set1_ps(value)};
+}
+static inline v16 v16_load(const float *from) {
+    return (v16){_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)};
+}
+static inline void v16_store(float *to, v16 value) {
+    _mm256_storeu_ps(to, value.low);
+    _mm256_storeu_ps(to + 8, value.high);
+}
+/* a * b + c, rounded once. */
+static inline v16 v16_fma(v16 a, v16 b, v16 c) {
+    return (v16){_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+static inline __m256 v8_load_bf16(const uint16_t *from) {
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+/* Sixteen bf16, widened exactly. */
+static inline v16 v16_load_bf16(const uint16_t *from) {
+    return (v16){v8_load_bf16(from), v8_load_bf16(from + 8)};
+}
+
+static inline void v8_transpose(__m256 rows[8]) {
+    __m256 t[8], u[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+    }
+    /* u[4g + c]: in lane q, column 4q + c of rows 4g .. 4g + 3 */
+#pragma GCC unroll 2
+    for (int g = 0; g < 2; g++) {
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            __m256d low = _mm256_castps_pd(t[4 * g + h]);
+            __m256d high = _mm256_castps_pd(t[4 * g + 2 + h]);
+            u[4 * g + 2 * h] = _mm256_castpd_ps(_mm256_unpacklo_pd(low, high));
+            u[4 * g + 2 * h + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low, high));
+        }
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        rows[c] = _mm256_permute2f128_ps(u[c], u[4 + c], 0x20);
+        rows[4 + c] = _mm256_permute2f128_ps(u[c], u[4 + c], 0x31);
+    }
+}
+
+/* rows[i][j] <-> rows[j][i], by quarters. */
+static inline void v16_transpose(v16 rows[16]) {
+    __m256 upper_left[8], upper_right[8], lower_left[8], lower_right[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        upper_left[i] = rows[i].low;
+        upper_right[i] = rows[i].high;
+        lower_left[i] = rows[8 + i].low;
+        lower_right[i] = rows[8 + i].high;
+    }
+    v8_transpose(upper_left);
+    v8_transpose(upper_right);
+    v8_transpose(lower_left);
+    v8_transpose(lower_right);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+        rows[i] = (v16){upper_left[i], lower_left[i]};
+        rows[8 + i] = (v16){upper_right[i], lower_right[i]};
+    }
+}
+
+#endif
+#endif
