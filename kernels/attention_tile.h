@@ -72,15 +72,12 @@ static inline int64_t sixteen_at(const struct head_rows *rows, int64_t key) {
 }
 
 static inline v16 load_element(const struct head_rows *rows, int64_t at, int count) {
-    if (rows->bf16) {
-        const uint16_t *from = (const uint16_t *)rows->data + at;
-        if (count >= V16_LANES) return v16_load_bf16(from);
-        uint16_t lanes[V16_LANES] = {0};
-        for (int i = 0; i < count; i++) lanes[i] = from[i];
-        return v16_load_bf16(lanes);
-    }
-    const float *from = (const float *)rows->data + at;
-    return count >= V16_LANES ? v16_load(from) : v16_load_part(from, count, 0.0f);
+    if (!rows->bf16) return v16_load_part((const float *)rows->data + at, count);
+    const uint16_t *from = (const uint16_t *)rows->data + at;
+    if (count >= V16_LANES) return v16_load_bf16(from);
+    uint16_t lanes[V16_LANES] = {0};
+    for (int i = 0; i < count; i++) lanes[i] = from[i];
+    return v16_load_bf16(lanes);
 }
 
 /* out (head_dim, ATTENTION_BLOCK): keys [key, key + count) as columns; a started sixteen of columns
@@ -119,18 +116,12 @@ static inline void pack_rows(float *out, const struct head_rows *rows, int64_t k
 /* One row of activations to fp32 scratch, times scale, padded; and back. */
 static inline void load_row(float *out, const act_t *from, int head_dim, float scale) {
     v16 factor = v16_splat(scale);
-    int d = 0;
-    for (; d + V16_LANES <= head_dim; d += V16_LANES)
-        v16_store(out + d, v16_mul(v16_load_act(from + d), factor));
-    if (d < head_dim)
+    for (int d = 0; d < head_dim; d += V16_LANES)
         v16_store(out + d, v16_mul(v16_load_act_part(from + d, head_dim - d), factor));
 }
 
 static inline void store_row(act_t *to, const float *from, int head_dim, v16 divisor) {
-    int d = 0;
-    for (; d + V16_LANES <= head_dim; d += V16_LANES)
-        v16_store_act(to + d, v16_div(v16_load(from + d), divisor));
-    if (d < head_dim)
+    for (int d = 0; d < head_dim; d += V16_LANES)
         v16_store_act_part(to + d, v16_div(v16_load(from + d), divisor), head_dim - d);
 }
 

@@ -67,11 +67,35 @@ static inline v16 v16_zero_below(v16 x, v16 a, v16 b) {
 static inline uint32_t v16_mask_ge(v16 a, v16 b) {
     return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
 }
+/* Lanes 1 0 3 2 5 4 ... */
+static inline v16 v16_swap_pairs(v16 x) {
+    return _mm512_permute_ps(x, 0xb1);
+}
 static inline __m256 v16_low(v16 x) {
     return _mm512_castps512_ps256(x);
 }
 static inline __m256 v16_high(v16 x) {
     return _mm512_extractf32x8_ps(x, 1);
+}
+
+/* Sixteen doubles, for sums that must not lose bits. */
+typedef struct {
+    __m512d part[2];
+} v16_double;
+
+static inline v16_double v16_double_zero(void) {
+    return (v16_double){{_mm512_setzero_pd(), _mm512_setzero_pd()}};
+}
+static inline v16_double v16_double_add_square(v16_double sum, v16 x) {
+    __m512d low = _mm512_cvtps_pd(v16_low(x)), high = _mm512_cvtps_pd(v16_high(x));
+    return (v16_double){
+        {_mm512_fmadd_pd(low, low, sum.part[0]), _mm512_fmadd_pd(high, high, sum.part[1])}};
+}
+static inline double v16_double_sum(v16_double x) {
+    double lanes[8], sum = 0.0;
+    _mm512_storeu_pd(lanes, _mm512_add_pd(x.part[0], x.part[1]));
+    for (int i = 0; i < 8; i++) sum += lanes[i];
+    return sum;
 }
 
 #else
@@ -143,11 +167,40 @@ static inline uint32_t v16_mask_ge(v16 a, v16 b) {
     int high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_GE_OQ));
     return (uint32_t)(low | high << 8);
 }
+static inline v16 v16_swap_pairs(v16 x) {
+    return (v16){_mm256_permute_ps(x.low, 0xb1), _mm256_permute_ps(x.high, 0xb1)};
+}
 static inline __m256 v16_low(v16 x) {
     return x.low;
 }
 static inline __m256 v16_high(v16 x) {
     return x.high;
+}
+
+typedef struct {
+    __m256d part[4];
+} v16_double;
+
+static inline v16_double v16_double_zero(void) {
+    __m256d zero = _mm256_setzero_pd();
+    return (v16_double){{zero, zero, zero, zero}};
+}
+static inline __m256d v4_add_square(__m256d sum, __m128 x) {
+    __m256d wide = _mm256_cvtps_pd(x);
+    return _mm256_fmadd_pd(wide, wide, sum);
+}
+static inline v16_double v16_double_add_square(v16_double sum, v16 x) {
+    return (v16_double){{v4_add_square(sum.part[0], _mm256_castps256_ps128(x.low)),
+                         v4_add_square(sum.part[1], _mm256_extractf128_ps(x.low, 1)),
+                         v4_add_square(sum.part[2], _mm256_castps256_ps128(x.high)),
+                         v4_add_square(sum.part[3], _mm256_extractf128_ps(x.high, 1))}};
+}
+static inline double v16_double_sum(v16_double x) {
+    double lanes[4], sum = 0.0;
+    __m256d low = _mm256_add_pd(x.part[0], x.part[1]), high = _mm256_add_pd(x.part[2], x.part[3]);
+    _mm256_storeu_pd(lanes, _mm256_add_pd(low, high));
+    for (int i = 0; i < 4; i++) sum += lanes[i];
+    return sum;
 }
 
 #endif
@@ -169,13 +222,18 @@ static inline float v16_max_lane(v16 x) {
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
-/* The first `count` (0 .. 16) lanes; the others read as `fill` and are not written. */
-static inline v16 v16_load_part(const float *from, int64_t count, float fill) {
-    float lanes[V16_LANES];
-    for (int i = 0; i < V16_LANES; i++) lanes[i] = i < count ? from[i] : fill;
+/* The first `count` lanes, all from 16 on; the others read as 0 and are not written. */
+static inline v16 v16_load_part(const float *from, int64_t count) {
+    if (count >= V16_LANES) return v16_load(from);
+    float lanes[V16_LANES] = {0};
+    for (int64_t i = 0; i < count; i++) lanes[i] = from[i];
     return v16_load(lanes);
 }
 static inline void v16_store_part(float *to, v16 x, int64_t count) {
+    if (count >= V16_LANES) {
+        v16_store(to, x);
+        return;
+    }
     float lanes[V16_LANES];
     v16_store(lanes, x);
     for (int64_t i = 0; i < count; i++) to[i] = lanes[i];
@@ -198,11 +256,16 @@ static inline void v16_store_act(act_t *to, v16 x) {
 }
 #endif
 static inline v16 v16_load_act_part(const act_t *from, int64_t count) {
+    if (count >= V16_LANES) return v16_load_act(from);
     act_t lanes[V16_LANES] = {0};
     for (int64_t i = 0; i < count; i++) lanes[i] = from[i];
     return v16_load_act(lanes);
 }
 static inline void v16_store_act_part(act_t *to, v16 x, int64_t count) {
+    if (count >= V16_LANES) {
+        v16_store_act(to, x);
+        return;
+    }
     act_t lanes[V16_LANES];
     v16_store_act(lanes, x);
     for (int64_t i = 0; i < count; i++) to[i] = lanes[i];
