@@ -12,13 +12,35 @@ const struct kernels VARIANT(kernels) = {
 #else
     .act = DTYPE_F32,
 #endif
+    .kv_write = VARIANT(kv_write_ref),
+    .sample = VARIANT(sample_ref),
+
+#if STRATA_FAST
+    .rmsnorm_forward = VARIANT(rmsnorm_forward_cpu),
+    .rmsnorm_backward = VARIANT(rmsnorm_backward_cpu),
+    .rope_table = VARIANT(rope_table_cpu),
+    .rope = VARIANT(rope_cpu),
+    .attention_forward = VARIANT(attention_forward_cpu),
+    .attention_backward = VARIANT(attention_backward_cpu),
+    .add = VARIANT(add_cpu),
+    .scale = VARIANT(scale_cpu),
+    .accumulate_f32 = VARIANT(accumulate_f32_cpu),
+    .swiglu_forward = VARIANT(swiglu_forward_cpu),
+    .swiglu_backward = VARIANT(swiglu_backward_cpu),
+    .dropout = VARIANT(dropout_cpu),
+    .embedding_forward = VARIANT(embedding_forward_cpu),
+    .embedding_backward = VARIANT(embedding_backward_cpu),
+    .cross_entropy_forward = VARIANT(cross_entropy_forward_cpu),
+    .cross_entropy_backward = VARIANT(cross_entropy_backward_cpu),
+    .adamw = VARIANT(adamw_cpu),
+    .sum_squares = VARIANT(sum_squares_cpu),
+#else
     .rmsnorm_forward = VARIANT(rmsnorm_forward_ref),
     .rmsnorm_backward = VARIANT(rmsnorm_backward_ref),
     .rope_table = VARIANT(rope_table_ref),
     .rope = VARIANT(rope_ref),
     .attention_forward = VARIANT(attention_forward_ref),
     .attention_backward = VARIANT(attention_backward_ref),
-    .kv_write = VARIANT(kv_write_ref),
     .add = VARIANT(add_ref),
     .scale = VARIANT(scale_ref),
     .accumulate_f32 = VARIANT(accumulate_f32_ref),
@@ -31,6 +53,7 @@ const struct kernels VARIANT(kernels) = {
     .cross_entropy_backward = VARIANT(cross_entropy_backward_ref),
     .adamw = VARIANT(adamw_ref),
     .sum_squares = VARIANT(sum_squares_ref),
+<<<<<<< HEAD
     .sample = VARIANT(sample_ref),
 
 #if STRATA_FAST
@@ -43,5 +66,7 @@ const struct kernels VARIANT(kernels) = {
     .matmul_backward_input = VARIANT(matmul_backward_input_ref),
     .matmul_backward_weight = VARIANT(matmul_backward_weight_ref),
     .bias_backward = VARIANT(bias_backward_ref),
+=======
+>>>>>>> ops
 #endif
 };
