@@ -8,17 +8,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
     CHUNK_TOKENS = 1 << 16,  /* of a dataset on disk: a shuffled read touches little more */
     BUFFER_TOKENS = 1 << 20, /* gathered before a write */
     BUFFER_DOCUMENTS = 1 << 16,
+    RESERVE_BYTES = 8 << 20, /* more than HDF5's caches and metadata can grow by in a write */
 };
 
 struct token_writer {
     struct token_file_info info;
     char *path, *temporary;
+    int space;                              /* the file again, to reserve space in */
     hid_t file, tokens, documents, weights; /* weights: H5I_INVALID_HID until one isn't 1 */
     int32_t *token_buffer;
     float *weight_buffer;
@@ -31,6 +34,17 @@ static enum status fail_write(const struct token_writer *writer) {
     int error = errno;
     return status_fail(STATUS_IO, "%s: can't be written: %s", writer->path,
                        error ? strerror(error) : "HDF5 refused");
+}
+
+/* Takes room on the disk before HDF5 needs it: HDF5 1.10 can't close a file that it couldn't write,
+ * and crashes at exit. A file system that doesn't know how to reserve isn't asked twice. */
+static enum status reserve(struct token_writer *writer, int64_t bytes) {
+    hsize_t size = 0;
+    if (writer->file >= 0) H5Fget_filesize(writer->file, &size);
+    int error = posix_fallocate(writer->space, (off_t)size, (off_t)(bytes + RESERVE_BYTES));
+    if (error == 0 || error == EOPNOTSUPP || error == EINVAL) return STATUS_OK;
+    errno = error;
+    return fail_write(writer);
 }
 
 static hid_t create_dataset(struct token_writer *writer, const char *name, hid_t type,
@@ -50,6 +64,7 @@ static hid_t create_dataset(struct token_writer *writer, const char *name, hid_t
 static enum status append_rows(struct token_writer *writer, hid_t dataset, int64_t already,
                                int64_t count, hid_t type, const void *rows) {
     if (count == 0) return STATUS_OK;
+    TRY(reserve(writer, count * (int64_t)sizeof(int64_t)));
     hsize_t size = (hsize_t)(already + count), begin = (hsize_t)already, length = (hsize_t)count;
     errno = 0;
     if (H5Dset_extent(dataset, &size) < 0) return fail_write(writer);
@@ -102,9 +117,13 @@ static bool allocate_buffers(struct token_writer *writer, const char *path) {
 
 static enum status create_file(struct token_writer *writer) {
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
+    writer->space = open(writer->temporary, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (writer->space < 0) return fail_write(writer);
+    TRY(reserve(writer, 0)); /* before HDF5 begins, and again as it truncates the file */
     errno = 0;
     writer->file = H5Fcreate(writer->temporary, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
     if (writer->file < 0) return fail_write(writer);
+    TRY(reserve(writer, 0));
     hid_t type = writer->info.vocabulary <= 65536 ? H5T_STD_U16LE : H5T_STD_U32LE;
     writer->tokens = create_dataset(writer, "tokens", type, CHUNK_TOKENS, false);
     writer->documents =
@@ -121,6 +140,7 @@ enum status token_writer_create(struct token_writer **out, const char *path,
     writer->info = *info;
     writer->info.tokens = writer->info.documents = 0;
     writer->info.weighted = false;
+    writer->space = -1;
     writer->file = writer->tokens = writer->documents = writer->weights = H5I_INVALID_HID;
     enum status status = allocate_buffers(writer, path)
                              ? create_file(writer)
@@ -210,20 +230,34 @@ const struct token_file_info *token_writer_info(const struct token_writer *write
     return &writer->info;
 }
 
+/* What was reserved past HDF5's end of file is given back. */
+static bool trim(const struct token_writer *writer, hsize_t size) {
+    struct stat stat;
+    return fstat(writer->space, &stat) == 0 &&
+           ((hsize_t)stat.st_size <= size || ftruncate(writer->space, (off_t)size) == 0);
+}
+
 /* Every handle; false when the last bytes could not be written. */
 static bool close_handles(struct token_writer *writer) {
     hid_t *datasets[] = {&writer->tokens, &writer->documents, &writer->weights};
     bool fine = true;
+    hsize_t size = 0;
     errno = 0;
     for (int i = 0; i < 3; i++) {
         if (*datasets[i] >= 0 && H5Dclose(*datasets[i]) < 0) fine = false;
         *datasets[i] = H5I_INVALID_HID;
     }
-    if (writer->file >= 0 && (H5Fflush(writer->file, H5F_SCOPE_GLOBAL) < 0)) fine = false;
-    int error = errno;
-    if (writer->file >= 0 && H5Fclose(writer->file) < 0) fine = false;
-    if (error) errno = error;
-    writer->file = H5I_INVALID_HID;
+    if (writer->file >= 0) {
+        if (H5Fflush(writer->file, H5F_SCOPE_GLOBAL) < 0) fine = false;
+        if (H5Fget_filesize(writer->file, &size) < 0) fine = false;
+        if (H5Fclose(writer->file) < 0) fine = false;
+        writer->file = H5I_INVALID_HID;
+    }
+    if (writer->space >= 0) {
+        if (fine && !trim(writer, size)) fine = false;
+        close(writer->space);
+        writer->space = -1;
+    }
     return fine;
 }
 

@@ -161,32 +161,42 @@ static void test_writer_refuses(void **state) {
     assert_non_null(strstr(status_message(), "/nonexistent/a.h5"));
 }
 
-static void test_full_disk_keeps_the_old_file(void **state) {
-    const struct folder *folder = *state;
-    write_file(folder->file, 500, 300, false, false);
+/* Writes 40 MB where no file may grow beyond `limit` bytes: a write fails with EFBIG there as it
+ * fails with ENOSPC on a full disk. */
+static enum status write_limited(const char *path, rlim_t bytes) {
     struct rlimit before, limit;
     getrlimit(RLIMIT_FSIZE, &before);
     limit = before;
-    limit.rlim_cur = 1 << 20; /* beyond it a write fails with EFBIG, as on a full disk */
+    limit.rlim_cur = bytes;
     signal(SIGXFSZ, SIG_IGN);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
-    struct token_file_info info = make_info(300, false);
-    struct token_writer *writer;
-    enum status status = token_writer_create(&writer, folder->file, &info);
+    struct token_file_info info = make_info(100000, false);
+    struct token_writer *writer = NULL;
+    enum status status = token_writer_create(&writer, path, &info);
+    bool created = status == STATUS_OK;
     int32_t *ids = calloc(100000, sizeof *ids);
-    for (int i = 0; i < 30 && status == STATUS_OK; i++)
+    for (int i = 0; i < 100 && status == STATUS_OK; i++)
         status = token_writer_append(writer, ids, NULL, 100000);
     if (status == STATUS_OK)
         status = token_writer_finish(writer);
-    else
+    else if (created)
         token_writer_discard(writer);
     setrlimit(RLIMIT_FSIZE, &before);
     free(ids);
-    assert_int_equal(status, STATUS_IO);
-    if (!strstr(status_message(), "File too large")) fail_msg("%s", status_message());
-    assert_non_null(strstr(status_message(), folder->file));
-    assert_int_equal(count_files(folder->path, false), 1);
-    check_file(folder->file, 500, 300, false, false);
+    return status;
+}
+
+static void test_full_disk_keeps_the_old_file(void **state) {
+    const struct folder *folder = *state;
+    static const rlim_t limits[] = {0, 1 << 20, 24 << 20, 44 << 20};
+    write_file(folder->file, 500, 300, false, false);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(write_limited(folder->file, limits[i]), STATUS_IO);
+        if (!strstr(status_message(), "File too large")) fail_msg("%s", status_message());
+        assert_non_null(strstr(status_message(), folder->file));
+        assert_int_equal(count_files(folder->path, false), 1);
+        check_file(folder->file, 500, 300, false, false);
+    }
 }
 
 /* A small valid file in which one thing can be different. */
