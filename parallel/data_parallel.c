@@ -48,8 +48,7 @@ static void push_bucket(struct dp *dp, struct dp_bucket *bucket, size_t bytes,
 enum status dp_plan(struct dp *dp, struct comm *comm, struct stream *stream,
                     struct param *const *params, int param_count, int layers, size_t bucket_bytes,
                     struct arena *grads) {
-    *dp = (struct dp){
-        .comm = comm, .stream = stream, .layers = layers, .param_count = param_count};
+    *dp = (struct dp){.comm = comm, .stream = stream, .layers = layers, .param_count = param_count};
     dp->params = calloc((size_t)param_count + 1, sizeof(struct param *));
     dp->buckets = calloc((size_t)param_count + 1, sizeof *dp->buckets);
     if (!dp->params || !dp->buckets) {
