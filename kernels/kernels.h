@@ -55,4 +55,11 @@ enum status kernels_cpu(const struct kernels **kernels, const char *name, enum d
 /* A table whose ops do nothing: to run layout code on counting arenas. */
 const struct kernels *kernels_nothing(enum dtype act);
 
+/* How good the best table of this machine is: 0 = reference, higher is better. Ranks of a job take
+ * the lowest among them, so that all compute with one instruction set. */
+int kernels_cpu_level(void);
+
+/* The name of a level that some machine reported. */
+const char *kernels_cpu_level_name(int level);
+
 #endif
