@@ -14,7 +14,7 @@ here=tests/peers
 made=build/peers
 python=.venv/bin/python
 scripts="check_eval check_train check_adapter check_convert check_tokenizer"
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=1
+export HF_HUB_OFFLINE=1 TQDM_DISABLE=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
 install_packages() {
