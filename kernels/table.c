@@ -3,7 +3,6 @@
 
 #include "kernels/matmul_variant.h"
 #include "kernels/ops.h"
-#
 
 const struct kernels VARIANT(kernels) = {
     .name = STRATA_VARIANT_NAME,
@@ -16,6 +15,10 @@ const struct kernels VARIANT(kernels) = {
     .sample = VARIANT(sample_ref),
 
 #if STRATA_FAST
+    .matmul_forward = VARIANT(matmul_forward_cpu),
+    .matmul_backward_input = VARIANT(matmul_backward_input_cpu),
+    .matmul_backward_weight = VARIANT(matmul_backward_weight_cpu),
+    .bias_backward = VARIANT(bias_backward_cpu),
     .rmsnorm_forward = VARIANT(rmsnorm_forward_cpu),
     .rmsnorm_backward = VARIANT(rmsnorm_backward_cpu),
     .rope_table = VARIANT(rope_table_cpu),
@@ -35,6 +38,10 @@ const struct kernels VARIANT(kernels) = {
     .adamw = VARIANT(adamw_cpu),
     .sum_squares = VARIANT(sum_squares_cpu),
 #else
+    .matmul_forward = VARIANT(matmul_forward_ref),
+    .matmul_backward_input = VARIANT(matmul_backward_input_ref),
+    .matmul_backward_weight = VARIANT(matmul_backward_weight_ref),
+    .bias_backward = VARIANT(bias_backward_ref),
     .rmsnorm_forward = VARIANT(rmsnorm_forward_ref),
     .rmsnorm_backward = VARIANT(rmsnorm_backward_ref),
     .rope_table = VARIANT(rope_table_ref),
@@ -53,20 +60,5 @@ const struct kernels VARIANT(kernels) = {
     .cross_entropy_backward = VARIANT(cross_entropy_backward_ref),
     .adamw = VARIANT(adamw_ref),
     .sum_squares = VARIANT(sum_squares_ref),
-<<<<<<< HEAD
-    .sample = VARIANT(sample_ref),
-
-#if STRATA_FAST
-    .matmul_forward = VARIANT(matmul_forward_cpu),
-    .matmul_backward_input = VARIANT(matmul_backward_input_cpu),
-    .matmul_backward_weight = VARIANT(matmul_backward_weight_cpu),
-    .bias_backward = VARIANT(bias_backward_cpu),
-#else
-    .matmul_forward = VARIANT(matmul_forward_ref),
-    .matmul_backward_input = VARIANT(matmul_backward_input_ref),
-    .matmul_backward_weight = VARIANT(matmul_backward_weight_ref),
-    .bias_backward = VARIANT(bias_backward_ref),
-=======
->>>>>>> ops
 #endif
 };
