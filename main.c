@@ -1,5 +1,6 @@
 /* The table of subcommands. */
 #include "core/commands.h"
+#include "data/commands.h"
 #include "kernels/base/status.h"
 
 #include <stdio.h>
@@ -13,6 +14,7 @@ struct command {
 
 static const struct command commands[] = {
     {"inspect", cmd_inspect, "what a model file holds: metadata, tensors, parameters, bytes"},
+    {"tokenize", cmd_tokenize, "text to token ids and back, by any tokenizer"},
     {NULL, NULL, NULL},
 };
 
