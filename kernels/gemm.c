@@ -110,10 +110,8 @@ static void block_run(const struct gemm *g, const struct chunk *k, struct scratc
     if (g->b.order == OPERAND_PANELS)
         source += (size_t)((k->panel + group) * g->b.stride + first * 16) * element;
     if (!in_place)
-        for (int p = 0; p < panels; p++)
-            VARIANT(gemm_pack_b)
-            (scratch->b + (int64_t)p * GEMM_DEPTH * 16, &g->b, g->cols, k->panel + group + p, first,
-             depth);
+        for (int p = 0; p < panels; p++) VARIANT(gemm_pack_b)
+    (scratch->b + (int64_t)p * GEMM_DEPTH * 16, &g->b, g->cols, k->panel + group + p, first, depth);
     int64_t strips = divide_up(k->rows, k->strip);
     int64_t line = 16 * (int64_t)element;
     struct gemm_tile tile = {

@@ -13,6 +13,7 @@
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
 #include "kernels/optimizer.h"
+#include "kernels/peak.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/rope.h"
 #include "kernels/sample.h"
@@ -45,6 +46,7 @@ struct kernels {
     adamw_fn *adamw;
     sum_squares_fn *sum_squares;
     sample_fn *sample;
+    peak_fma_fn *peak_fma;
 };
 
 /* The table called `name` ("reference", "avx2", "avx512"), or the best that this machine's cpuid

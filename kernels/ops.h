@@ -26,6 +26,7 @@ cross_entropy_backward_fn VARIANT(cross_entropy_backward_ref);
 adamw_fn VARIANT(adamw_ref);
 sum_squares_fn VARIANT(sum_squares_ref);
 sample_fn VARIANT(sample_ref);
+peak_fma_fn VARIANT(peak_fma);
 
 rmsnorm_forward_fn VARIANT(rmsnorm_forward_cpu);
 rmsnorm_backward_fn VARIANT(rmsnorm_backward_cpu);

@@ -2,8 +2,8 @@
 #ifndef STRATA_KERNELS_PEAK_H
 #define STRATA_KERNELS_PEAK_H
 
-/* fp32 multiply-adds from registers alone, as FLOP/s over `threads` threads, measured for about 20
- * ms with the instructions of the table called `table` ("reference" measures scalar code). */
-double peak_fma_flops(const char *table, int threads);
+/* FLOP/s of fp32 multiply-adds from registers alone, over `threads` threads, with the instructions
+ * of the table; the best of a few bursts, about 10 ms in all. A multiply-add counts 2. */
+typedef double peak_fma_fn(int threads);
 
 #endif

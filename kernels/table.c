@@ -13,6 +13,7 @@ const struct kernels VARIANT(kernels) = {
 #endif
     .kv_write = VARIANT(kv_write_ref),
     .sample = VARIANT(sample_ref),
+    .peak_fma = VARIANT(peak_fma),
 
 #if STRATA_FAST
     .matmul_forward = VARIANT(matmul_forward_cpu),
