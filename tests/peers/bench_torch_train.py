@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """PyTorch's training speed on this machine: tokens/s of a Llama shape with random weights.
 
-    bench_torch_train.py [--layers 12 --hidden 768 --heads 12 --kv-heads 12 --ffn 3072 --vocab 32000]
-                         [--batch 4 --context 256 --threads 2 --steps 5 --warmup 2]
+    bench_torch_train.py [--layers 12 --hidden 768 --heads 12 --kv-heads 12 --ffn 3072]
+                         [--vocab 32000 --batch 4 --context 256 --threads 2 --steps 5 --warmup 2]
                          [--variants eager,compiled,bf16,lora,lora_compiled]
 
 A step is forward, backward, clip and AdamW on a fresh random batch; one JSON line a variant with

@@ -46,7 +46,8 @@ def check_full(checks, name):
 
 def check_clip(checks, name):
     run = Training(f"clip_{name}", FIXTURES / name, batch_of(name), clip=1.0)
-    check_losses(checks, f"{name} train, clip 1", run.losses, expected_of(name)["train_clip.losses"])
+    expected = expected_of(name)["train_clip.losses"]
+    check_losses(checks, f"{name} train, clip 1", run.losses, expected)
 
 
 def check_lora(checks, name):

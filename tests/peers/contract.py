@@ -99,7 +99,7 @@ def lora_new(rank, alpha, targets, rslora):
 
 
 def convert(model, output, *, kind="f32", adapter=None):
-    """A directory of safetensors, or one GGUF file where output ends so; kind f32, f16, bf16, q8_0."""
+    """A directory of safetensors, or one GGUF file where output ends so. f32, f16, bf16, q8_0."""
     arguments = ["convert", model, output, "--type", kind]
     strata(*arguments, *(["--adapter", adapter] if adapter else []))
     return output

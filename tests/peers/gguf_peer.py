@@ -26,7 +26,7 @@ def config_of(directory):
 
 
 def interleaved(weight, heads):
-    """Half-split rotation's rows in the order of interleaved rotation, as llama's files keep q, k."""
+    """Half-split rotation's rows in the order of interleaved rotation, as llama's q, k are kept."""
     half = weight.shape[0] // heads // 2
     return weight.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(weight.shape)
 
