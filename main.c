@@ -2,6 +2,7 @@
 #include "core/commands.h"
 #include "data/commands.h"
 #include "kernels/base/status.h"
+#include "train/commands.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -15,6 +16,7 @@ struct command {
 static const struct command commands[] = {
     {"inspect", cmd_inspect, "what a model file holds: metadata, tensors, parameters, bytes"},
     {"tokenize", cmd_tokenize, "text to token ids and back, by any tokenizer"},
+    {"train", cmd_train, "train or fine-tune as a run file says, on one or many ranks"},
     {NULL, NULL, NULL},
 };
 
