@@ -3,6 +3,8 @@
 #ifndef STRATA_KERNELS_SIMD_H
 #define STRATA_KERNELS_SIMD_H
 
+#include "kernels/base/dtype.h"
+
 #include <immintrin.h>
 #include <stdint.h>
 
@@ -21,6 +23,9 @@ static inline v16 v16_load(const float *from) {
 }
 static inline void v16_store(float *to, v16 value) {
     _mm512_storeu_ps(to, value);
+}
+static inline v16 v16_add(v16 a, v16 b) {
+    return _mm512_add_ps(a, b);
 }
 /* a * b + c, rounded once. */
 static inline v16 v16_fma(v16 a, v16 b, v16 c) {
@@ -85,6 +90,9 @@ static inline void v16_store(float *to, v16 value) {
     _mm256_storeu_ps(to, value.low);
     _mm256_storeu_ps(to + 8, value.high);
 }
+static inline v16 v16_add(v16 a, v16 b) {
+    return (v16){_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
 /* a * b + c, rounded once. */
 static inline v16 v16_fma(v16 a, v16 b, v16 c) {
     return (v16){_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
@@ -145,4 +153,12 @@ static inline void v16_transpose(v16 rows[16]) {
 }
 
 #endif
+
+/* Sixteen floats rounded to bf16 as f32_to_bf16 does. */
+static inline void v16_store_bf16(uint16_t *to, v16 value) {
+    float floats[16];
+    v16_store(floats, value);
+    for (int i = 0; i < 16; i++) to[i] = f32_to_bf16(floats[i]);
+}
+
 #endif
