@@ -271,7 +271,7 @@ static inline void v16_store_act_part(act_t *to, v16 x, int64_t count) {
     for (int64_t i = 0; i < count; i++) to[i] = lanes[i];
 }
 
-/* e^x within 1 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, e^r = 1 + r + r^2 p(r) with a minimax
+/* e^x within 2 ulp: x = n ln 2 + r, |r| <= ln 2 / 2, e^r = 1 + r + r^2 p(r) with a minimax
  * polynomial of degree 4 (relative error 2^-28). Exactly 1 at 0; 0 where the result would be
  * subnormal (x < -87.33), infinity from 88.73 on, NaN for NaN. */
 static inline v16 v16_exp(v16 x) {
