@@ -48,21 +48,23 @@ static int32_t character_symbol(const struct bpe *bpe, uint32_t point) {
     return slot ? slot->result : -1 - (int32_t)point;
 }
 
+/* With no way to write the unknown it is as if it were not there: its neighbours may merge. */
 static bool push_symbols(const struct bpe *bpe, struct merge_scratch *merge, const char *text,
                          size_t bytes) {
+    bool drop = bpe->unknown < 0 && (bpe->bytes || !bpe->has_byte_tokens);
     merge->count = 0;
     if (!array_reserve(&merge->symbols, &merge->capacity, bytes, sizeof *merge->symbols))
         return false;
-    if (bpe->bytes) {
-        for (size_t i = 0; i < bytes; i++)
-            merge->symbols[i] = bpe->byte_symbols[(unsigned char)text[i]];
-        merge->count = bytes;
-        return true;
-    }
     for (size_t at = 0; at < bytes;) {
-        uint32_t point = 0;
-        at += (size_t)utf8_decode(text + at, bytes - at, &point);
-        merge->symbols[merge->count++] = character_symbol(bpe, point);
+        int32_t symbol;
+        if (bpe->bytes) {
+            symbol = bpe->byte_symbols[(unsigned char)text[at++]];
+        } else {
+            uint32_t point = 0;
+            at += (size_t)utf8_decode(text + at, bytes - at, &point);
+            symbol = character_symbol(bpe, point);
+        }
+        if (symbol >= 0 || !drop) merge->symbols[merge->count++] = symbol;
     }
     return true;
 }

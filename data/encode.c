@@ -54,7 +54,13 @@ static bool encode_raw(struct encoder *encoder, struct part part) {
     return encode_normalized(encoder, (struct part){text, bytes, part.first, part.continues});
 }
 
+/* Rust's \w: Alphabetic (letters, letter numbers, circled letters), marks, decimal digits,
+ * connectors, the two joiners. */
 static bool is_word(uint32_t point) {
+    if ((point >= 0x24B6 && point <= 0x24E9) || (point >= 0x1F130 && point <= 0x1F149) ||
+        (point >= 0x1F150 && point <= 0x1F169) || (point >= 0x1F170 && point <= 0x1F189) ||
+        point == 0x200C || point == 0x200D)
+        return true;
     switch (utf8proc_category((utf8proc_int32_t)point)) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:
@@ -95,7 +101,7 @@ static bool stands_alone(struct part part, size_t start, size_t end) {
 static void widen(const struct added_token *added, struct part part, size_t done, size_t *start,
                   size_t *end) {
     uint32_t point = 0;
-    while (added->lstrip && *start > done) {
+    while (added->lstrip && *start > done) { /* spaces taken already stay taken */
         size_t at = step_back(part.text, done, *start, &point);
         if (!utf8_is_space(point)) break;
         *start = at;
@@ -112,8 +118,10 @@ static struct part part_of(struct part whole, size_t start, size_t end) {
                          whole.continues};
 }
 
-/* Cuts the added tokens of `trie` out and hands the rest to `rest`. A match that doesn't count
- * (inside a word, or special where those are not parsed) still hides what overlaps it. */
+/* Cuts the added tokens of `trie` out and hands the rest to `rest`. Two rules are Hugging Face's: a
+ * match that doesn't count (inside a word, or special where those are not parsed) still hides what
+ * overlaps it, and the spaces that an rstrip took are searched on, so a token made of spaces is
+ * found in them once more. */
 static bool cut_added(struct encoder *encoder, const struct trie *trie, struct part part,
                       bool (*rest)(struct encoder *, struct part)) {
     size_t done = 0, at = 0;
@@ -128,13 +136,12 @@ static bool cut_added(struct encoder *encoder, const struct trie *trie, struct p
         at += length ? length : 1;
         if (length == 0) continue;
         const struct added_token *added = &encoder->tokenizer->added[index];
-        if (start < done || (added->special && !encoder->parse_special)) continue;
+        if (added->special && !encoder->parse_special) continue;
         if (added->single_word && !stands_alone(part, start, end)) continue;
         widen(added, part, done, &start, &end);
         if (start > done && !rest(encoder, part_of(part, done, start))) return false;
         if (!token_list_push(encoder->out, added->id)) return false;
         done = end;
-        at = end > at ? end : at;
     }
     return done == part.bytes || rest(encoder, part_of(part, done, part.bytes));
 }

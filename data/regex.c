@@ -17,7 +17,8 @@ struct regex {
 
 #define SPACES                                                                                     \
     "\\x09-\\x0d\\x20\\x85\\xa0\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-#define WORDS "\\p{L}\\p{M}\\p{N}\\p{Pc}"
+/* ... among them, in Oniguruma, Latin-1's superscripts and fractions */
+#define WORDS "\\xb2\\xb3\\xb9\\xbc-\\xbe\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
 
 /* What an escape becomes outside and inside [...]; NULL leaves it as it is. */
 static const struct escape {

@@ -202,13 +202,15 @@ static enum status read_bytes(struct tokenizer *tokenizer, const json_t *json) {
                               json_flag(json, "use_regex", true));
 }
 
-/* Pre-tokenizers that are a regex with a fixed behaviour. */
+/* Pre-tokenizers that are a regex with a fixed behaviour. Where the code's regex is Rust's, a word
+ * also holds the two joiners. */
+#define RUST_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200c}\\x{200d}"
 static const struct fixed_split {
     const char *type, *pattern;
     enum split_behavior behavior;
     bool invert;
 } fixed_splits[] = {
-    {"Whitespace", "\\w+|[^\\w\\s]+", SPLIT_REMOVED, true},
+    {"Whitespace", "[" RUST_WORD "]+|[^\\s" RUST_WORD "]+", SPLIT_REMOVED, true},
     {"WhitespaceSplit", "\\s", SPLIT_REMOVED, false},
     {"Punctuation", "[\\p{P}$+<=>^`|~]", SPLIT_ISOLATED, false},
 };
