@@ -12,6 +12,11 @@ static enum status fail_message(size_t index, const char *what) {
     return status_fail(STATUS_FORMAT, "messages[%zu]: %s", index, what);
 }
 
+/* Text without NULs, which a chat template's text can't hold. */
+static bool is_text(const json_t *json) {
+    return json_is_string(json) && strlen(json_string_value(json)) == json_string_length(json);
+}
+
 /* The texts of a list of parts with blank lines between. */
 static enum status join_parts(char **content, const json_t *parts, size_t index) {
     size_t bytes = 1, number;
@@ -19,7 +24,7 @@ static enum status join_parts(char **content, const json_t *parts, size_t index)
     json_array_foreach(parts, number, part) {
         const char *type = json_string_value(json_object_get(part, "type"));
         const json_t *text = json_object_get(part, "text");
-        if (!type || strcmp(type, "text") != 0 || !json_is_string(text))
+        if (!type || strcmp(type, "text") != 0 || !is_text(text))
             return fail_message(index, "content has a part that is not {\"type\": \"text\", "
                                        "\"text\": ...}");
         bytes += json_string_length(text) + 2;
@@ -38,12 +43,12 @@ static enum status read_message(struct chat_message *message, const json_t *json
     const json_t *role = json_object_get(json, "role"), *content = json_object_get(json, "content");
     const json_t *calls = json_object_get(json, "tool_calls");
     if (!json_is_object(json)) return fail_message(index, "is not an object");
-    if (!json_is_string(role)) return fail_message(index, "role is not a string");
+    if (!is_text(role)) return fail_message(index, "role is not a string");
     if (json_array_size(calls) > 0) return fail_message(index, "tool calls are not supported");
     if (json_is_array(content)) {
         TRY(join_parts(&message->content, content, index));
     } else {
-        if (!json_is_string(content)) return fail_message(index, "content is not a string");
+        if (!is_text(content)) return fail_message(index, "content is not a string");
         message->content = strdup(json_string_value(content));
     }
     message->role = strdup(json_string_value(role));

@@ -9,4 +9,8 @@ int cmd_tokenize(int argc, char **argv);
 /* strata data SUBCOMMAND ...: making corpora and vocabularies. */
 int cmd_data(int argc, char **argv);
 
+/* strata data tokenize --tokenizer PATH --out FILE.h5 INPUT...: text and JSON lines to a token
+ * file. */
+int cmd_data_tokenize(int argc, char **argv);
+
 #endif

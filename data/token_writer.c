@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "data/token_file.h"
 
+#include "core/atomic_file.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <hdf5.h>
@@ -20,8 +22,7 @@ enum {
 
 struct token_writer {
     struct token_file_info info;
-    char *path, *temporary;
-    int space;                              /* the file again, to reserve space in */
+    struct atomic_file out; /* HDF5 opens its temporary name; the descriptor is for reserving */
     hid_t file, tokens, documents, weights; /* weights: H5I_INVALID_HID until one isn't 1 */
     int32_t *token_buffer;
     float *weight_buffer;
@@ -32,7 +33,7 @@ struct token_writer {
 /* HDF5 keeps errno from the write that failed. */
 static enum status fail_write(const struct token_writer *writer) {
     int error = errno;
-    return status_fail(STATUS_IO, "%s: can't be written: %s", writer->path,
+    return status_fail(STATUS_IO, "%s: can't be written: %s", writer->out.path,
                        error ? strerror(error) : "HDF5 refused");
 }
 
@@ -41,7 +42,8 @@ static enum status fail_write(const struct token_writer *writer) {
 static enum status reserve(struct token_writer *writer, int64_t bytes) {
     hsize_t size = 0;
     if (writer->file >= 0) H5Fget_filesize(writer->file, &size);
-    int error = posix_fallocate(writer->space, (off_t)size, (off_t)(bytes + RESERVE_BYTES));
+    int error =
+        posix_fallocate(writer->out.descriptor, (off_t)size, (off_t)(bytes + RESERVE_BYTES));
     if (error == 0 || error == EOPNOTSUPP || error == EINVAL) return STATUS_OK;
     errno = error;
     return fail_write(writer);
@@ -104,24 +106,19 @@ static bool write_attributes(const struct token_writer *writer) {
     return fine;
 }
 
-static bool allocate_buffers(struct token_writer *writer, const char *path) {
-    writer->path = strdup(path);
-    if (asprintf(&writer->temporary, "%s.writing-%ld", path, (long)getpid()) < 0)
-        writer->temporary = NULL;
+static bool allocate_buffers(struct token_writer *writer) {
     writer->token_buffer = malloc(BUFFER_TOKENS * sizeof *writer->token_buffer);
     writer->weight_buffer = malloc(BUFFER_TOKENS * sizeof *writer->weight_buffer);
     writer->document_buffer = malloc(BUFFER_DOCUMENTS * sizeof *writer->document_buffer);
-    return writer->path && writer->temporary && writer->token_buffer && writer->weight_buffer &&
-           writer->document_buffer;
+    return writer->token_buffer && writer->weight_buffer && writer->document_buffer;
 }
 
-static enum status create_file(struct token_writer *writer) {
+static enum status create_file(struct token_writer *writer, const char *path) {
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-    writer->space = open(writer->temporary, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (writer->space < 0) return fail_write(writer);
+    TRY(atomic_file_create(&writer->out, path, 0));
     TRY(reserve(writer, 0)); /* before HDF5 begins, and again as it truncates the file */
     errno = 0;
-    writer->file = H5Fcreate(writer->temporary, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+    writer->file = H5Fcreate(writer->out.temporary, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
     if (writer->file < 0) return fail_write(writer);
     TRY(reserve(writer, 0));
     hid_t type = writer->info.vocabulary <= 65536 ? H5T_STD_U16LE : H5T_STD_U32LE;
@@ -140,10 +137,9 @@ enum status token_writer_create(struct token_writer **out, const char *path,
     writer->info = *info;
     writer->info.tokens = writer->info.documents = 0;
     writer->info.weighted = false;
-    writer->space = -1;
     writer->file = writer->tokens = writer->documents = writer->weights = H5I_INVALID_HID;
-    enum status status = allocate_buffers(writer, path)
-                             ? create_file(writer)
+    enum status status = allocate_buffers(writer)
+                             ? create_file(writer, path)
                              : status_fail(STATUS_MEMORY, "%s: no memory to write it", path);
     if (status != STATUS_OK) {
         token_writer_discard(writer);
@@ -162,7 +158,7 @@ static enum status begin_weights(struct token_writer *writer) {
     if (writer->weights < 0) return fail_write(writer);
     writer->info.weighted = true;
     float *ones = malloc(BUFFER_TOKENS * sizeof *ones);
-    if (!ones) return status_fail(STATUS_MEMORY, "%s: no memory for weights", writer->path);
+    if (!ones) return status_fail(STATUS_MEMORY, "%s: no memory for weights", writer->out.path);
     for (int i = 0; i < BUFFER_TOKENS; i++) ones[i] = 1;
     enum status status = STATUS_OK;
     for (int64_t done = 0; done < writer->tokens_written && status == STATUS_OK;) {
@@ -230,18 +226,10 @@ const struct token_file_info *token_writer_info(const struct token_writer *write
     return &writer->info;
 }
 
-/* What was reserved past HDF5's end of file is given back. */
-static bool trim(const struct token_writer *writer, hsize_t size) {
-    struct stat stat;
-    return fstat(writer->space, &stat) == 0 &&
-           ((hsize_t)stat.st_size <= size || ftruncate(writer->space, (off_t)size) == 0);
-}
-
-/* Every handle; false when the last bytes could not be written. */
-static bool close_handles(struct token_writer *writer) {
+/* Every handle; false when the last bytes could not be written. *size is where HDF5's file ends. */
+static bool close_handles(struct token_writer *writer, hsize_t *size) {
     hid_t *datasets[] = {&writer->tokens, &writer->documents, &writer->weights};
     bool fine = true;
-    hsize_t size = 0;
     errno = 0;
     for (int i = 0; i < 3; i++) {
         if (*datasets[i] >= 0 && H5Dclose(*datasets[i]) < 0) fine = false;
@@ -249,62 +237,38 @@ static bool close_handles(struct token_writer *writer) {
     }
     if (writer->file >= 0) {
         if (H5Fflush(writer->file, H5F_SCOPE_GLOBAL) < 0) fine = false;
-        if (H5Fget_filesize(writer->file, &size) < 0) fine = false;
+        if (H5Fget_filesize(writer->file, size) < 0) fine = false;
         if (H5Fclose(writer->file) < 0) fine = false;
         writer->file = H5I_INVALID_HID;
     }
-    if (writer->space >= 0) {
-        if (fine && !trim(writer, size)) fine = false;
-        close(writer->space);
-        writer->space = -1;
-    }
     return fine;
 }
 
-static bool sync_path(const char *path) {
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    bool fine = file >= 0 && fsync(file) == 0;
-    int error = errno;
-    if (file >= 0) close(file);
-    errno = error;
-    return fine;
-}
-
-static enum status publish(struct token_writer *writer) {
-    if (!sync_path(writer->temporary) || rename(writer->temporary, writer->path) != 0)
-        return fail_write(writer);
-    char *slash = strrchr(writer->temporary, '/'); /* the temporary name is no longer needed */
-    if (slash == writer->temporary)
-        slash[1] = 0;
-    else if (slash)
-        *slash = 0;
-    return sync_path(slash ? writer->temporary : ".") ? STATUS_OK : fail_write(writer);
-}
-
-static void writer_free(struct token_writer *writer) {
-    free(writer->path);
-    free(writer->temporary);
-    free(writer->token_buffer);
-    free(writer->weight_buffer);
-    free(writer->document_buffer);
-    free(writer);
+/* What was reserved past HDF5's end of file is given back. */
+static bool trim(const struct token_writer *writer, hsize_t size) {
+    struct stat stat = {0};
+    return fstat(writer->out.descriptor, &stat) == 0 &&
+           ((hsize_t)stat.st_size <= size || ftruncate(writer->out.descriptor, (off_t)size) == 0);
 }
 
 enum status token_writer_finish(struct token_writer *writer) {
+    hsize_t size = 0;
     enum status status = flush_tokens(writer);
     if (status == STATUS_OK) status = flush_documents(writer);
-    if (status == STATUS_OK && !close_handles(writer)) status = fail_write(writer);
-    if (status == STATUS_OK) status = publish(writer);
-    if (status != STATUS_OK)
-        token_writer_discard(writer);
-    else
-        writer_free(writer);
+    if (status == STATUS_OK && (!close_handles(writer, &size) || !trim(writer, size)))
+        status = fail_write(writer);
+    if (status == STATUS_OK) status = atomic_file_commit(&writer->out);
+    token_writer_discard(writer);
     return status;
 }
 
 void token_writer_discard(struct token_writer *writer) {
     if (!writer) return;
-    close_handles(writer);
-    if (writer->temporary) unlink(writer->temporary);
-    writer_free(writer);
+    hsize_t size = 0;
+    close_handles(writer, &size);
+    atomic_file_close(&writer->out);
+    free(writer->token_buffer);
+    free(writer->weight_buffer);
+    free(writer->document_buffer);
+    free(writer);
 }
