@@ -159,32 +159,6 @@ static struct walk walk_over(const struct gemm *g, const struct chunk *k, const 
                              .step = line,
                              .calls = 1};
     if (g->b.order == OPERAND_PANELS)
-<<<<<<< HEAD
-        source += (size_t)((k->panel + group) * g->b.stride + first * 16) * element;
-    if (!in_place)
-        for (int p = 0; p < panels; p++) VARIANT(gemm_pack_b)
-    (scratch->b + (int64_t)p * GEMM_DEPTH * 16, &g->b, g->cols, k->panel + group + p, first, depth);
-    int64_t strips = divide_up(k->rows, k->strip);
-    int64_t line = 16 * (int64_t)element;
-    struct gemm_tile tile = {
-        .b = in_place ? (const void *)source : scratch->b,
-        .b_panel = in_place ? g->b.stride : GEMM_DEPTH * 16,
-        .c_panel = k->rows * 16,
-        .next = source + (strips > 1 ? depth * line : 2048),
-        .next_panel = g->b.order == OPERAND_PANELS ? g->b.stride * (int64_t)element : 0,
-        .next_step = g->b.order == OPERAND_PANELS ? divide_up(line, strips) : 0,
-        .depth = depth,
-        .panels = panels,
-        .bf16 = in_place && g->b.bf16,
-        .load = first > 0 || g->accumulate,
-    };
-    for (int64_t r = 0; r < k->rows; r += k->strip) {
-        tile.rows = (int)smaller(k->strip, k->rows - r);
-        tile.a = scratch->a + r * a_depth + (first - a_first) * tile.rows;
-        tile.c = scratch->c + (group * k->rows + r) * 16;
-        VARIANT(gemm_micro)(&tile);
-        tile.next += depth * tile.next_step;
-=======
         return (struct walk){.next = data + at->panel * g->b.stride * element + at->first * line,
                              .panel = g->b.stride * element,
                              .step = line / 2,
@@ -228,7 +202,6 @@ static void block_run(const struct gemm *g, const struct chunk *k, struct gemm_t
             if (last) prefetch_c(g, k->row + r, tile.rows, at->panel + p, tile.panels);
             VARIANT(gemm_micro)(&tile);
         }
->>>>>>> gemm
     }
 }
 
