@@ -36,6 +36,18 @@ static inline v16 v16_load_bf16(const uint16_t *from) {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
+/* Sixteen floats rounded to bf16 as f32_to_bf16 does. */
+static inline __m256i v16_to_bf16(v16 x) {
+    __m512i bits = _mm512_castps_si512(x);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    up = _mm512_mask_or_epi32(up, is_nan, bits, _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16));
+}
+static inline void v16_store_bf16(uint16_t *to, v16 x) {
+    _mm256_storeu_si256((__m256i *)(void *)to, v16_to_bf16(x));
+}
 
 /* rows[i][j] <-> rows[j][i]: pairs of rows, pairs of pairs, then the 128-bit lanes twice. */
 static inline void v16_transpose(v16 rows[16]) {
@@ -106,6 +118,22 @@ static inline v16 v16_load_bf16(const uint16_t *from) {
     return (v16){v8_load_bf16(from), v8_load_bf16(from + 8)};
 }
 
+/* Sixteen floats rounded to bf16 as f32_to_bf16 does. */
+static inline __m256i v8_to_bf16(__m256 x) {
+    __m256i bits = _mm256_castps_si256(x);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_srli_epi32(_mm256_blendv_epi8(up, quiet, is_nan), 16);
+}
+static inline __m256i v16_to_bf16(v16 x) {
+    __m256i packed = _mm256_packus_epi32(v8_to_bf16(x.low), v8_to_bf16(x.high));
+    return _mm256_permute4x64_epi64(packed, 0xd8);
+}
+static inline void v16_store_bf16(uint16_t *to, v16 x) {
+    _mm256_storeu_si256((__m256i *)(void *)to, v16_to_bf16(x));
+}
 static inline void v8_transpose(__m256 rows[8]) {
     __m256 t[8], u[8];
 #pragma GCC unroll 4
@@ -153,12 +181,5 @@ static inline void v16_transpose(v16 rows[16]) {
 }
 
 #endif
-
-/* Sixteen floats rounded to bf16 as f32_to_bf16 does. */
-static inline void v16_store_bf16(uint16_t *to, v16 value) {
-    float floats[16];
-    v16_store(floats, value);
-    for (int i = 0; i < 16; i++) to[i] = f32_to_bf16(floats[i]);
-}
 
 #endif

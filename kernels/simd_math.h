@@ -15,20 +15,6 @@ enum { V16_LANES = 16 };
 static inline void v16_stream(float *to, v16 x) {
     _mm512_stream_ps(to, x);
 }
-static inline __m256i v16_to_bf16(v16 x) {
-    __m512i bits = _mm512_castps_si512(x);
-    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    up = _mm512_mask_or_epi32(up, is_nan, bits, _mm512_set1_epi32(0x400000));
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16));
-}
-static inline void v16_store_bf16(uint16_t *to, v16 x) {
-    _mm256_storeu_si256((__m256i *)(void *)to, v16_to_bf16(x));
-}
-static inline v16 v16_add(v16 a, v16 b) {
-    return _mm512_add_ps(a, b);
-}
 static inline v16 v16_sub(v16 a, v16 b) {
     return _mm512_sub_ps(a, b);
 }
@@ -103,24 +89,6 @@ static inline double v16_double_sum(v16_double x) {
 static inline void v16_stream(float *to, v16 x) {
     _mm256_stream_ps(to, x.low);
     _mm256_stream_ps(to + 8, x.high);
-}
-static inline __m256i v8_to_bf16(__m256 x) {
-    __m256i bits = _mm256_castps_si256(x);
-    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-    __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
-    __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-    return _mm256_srli_epi32(_mm256_blendv_epi8(up, quiet, is_nan), 16);
-}
-static inline __m256i v16_to_bf16(v16 x) {
-    __m256i packed = _mm256_packus_epi32(v8_to_bf16(x.low), v8_to_bf16(x.high));
-    return _mm256_permute4x64_epi64(packed, 0xd8);
-}
-static inline void v16_store_bf16(uint16_t *to, v16 x) {
-    _mm256_storeu_si256((__m256i *)(void *)to, v16_to_bf16(x));
-}
-static inline v16 v16_add(v16 a, v16 b) {
-    return (v16){_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
 }
 static inline v16 v16_sub(v16 a, v16 b) {
     return (v16){_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
