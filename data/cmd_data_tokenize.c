@@ -25,7 +25,7 @@ static const char usage[] =
     "  {\"messages\": [{\"role\", \"content\"}]}    loss on the assistant's turns\n"
     "  {\"tokens\": [...], \"labels\": [...]}     no loss where a label is -100; labels may be left out\n";
 
-enum { BATCH_RECORDS = 256, BATCH_BYTES = 1 << 23 };
+enum { BATCH_RECORDS = 2048, BATCH_BYTES = 1 << 23 };
 
 struct arguments {
     const char *tokenizer, *out, *template;
@@ -115,7 +115,7 @@ static enum status read_work(struct work *work, struct corpus *corpus) {
 
 /* The message of a failure is its thread's own, so it is copied for the thread that reports. */
 static void build_documents(struct work *work, const struct document_rules *rules) {
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic, 8)
     for (int i = 0; i < work->count; i++) {
         work->statuses[i] = document_build(&work->documents[i], rules, &work->records[i]);
         record_free(&work->records[i]);
