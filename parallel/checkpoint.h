@@ -1,10 +1,14 @@
 /* Checkpoints: HDF5, logical tensors, fit any layout.
  *
- *     DIRECTORY/step-00000040/            complete: renamed from .tmp-step-00000040 when all was
- * synced step-00000050/rank-0000.h5   what rank 0 owns, one dataset a slab rank-0003.h5   what rank
- * 3 owns index.h5       every tensor whole (virtual datasets over the rank files), /state/... and
- * /files best.txt                  the step whose validation loss was lowest
+ *     DIRECTORY/step-00000040/               complete: it got this name when all was synced
+ *               step-00000050/rank-0000.h5   what rank 0 owns, a dataset a slab
+ *                             rank-0003.h5   what rank 3 owns
+ *                             index.h5       every tensor whole, /state/..., /files
+ *                             index.xxh3     the hash of index.h5
+ *               .tmp-...                     being written, or left by a writer that died
+ *               best.txt                     the step with the lowest validation loss
  *
+ * index.h5 holds virtual datasets over the rank files, so any HDF5 tool sees logical tensors.
  * A tensor is fp32, (rows, cols), row-major, in Hugging Face's order. Slab datasets carry the
  * attributes `shape` (of the whole), `offset` and `xxh3` (XXH3-64 of their bytes). Ranks that own
  * nothing write nothing; a tensor that several hold is given by one of them. Reading cuts any
@@ -12,7 +16,7 @@
  *
  * All calls but checkpoint_mark_best and checkpoint_best are collective over `world`; every rank
  * returns the same status, and its message names the rank that saw the failure. The directory is
- * one that all ranks see. While a call runs it holds a buffer of 4 MiB, or of 16 rows of the widest
+ * one that all ranks see. While a call runs it holds a buffer of 1 MiB, or of 16 rows of the widest
  * tensor. */
 #ifndef STRATA_PARALLEL_CHECKPOINT_H
 #define STRATA_PARALLEL_CHECKPOINT_H

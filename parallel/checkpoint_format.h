@@ -10,10 +10,10 @@
 #define CHECKPOINT_STATE "state"   /* group of index.h5 with the scalars */
 #define CHECKPOINT_FILES "files"   /* dataset of index.h5: numbers of the rank files, i32 */
 
-/* Rows that a block holds: about 4 MiB, a multiple of PANEL_ROWS so that weight_pack may take it.
+/* Rows that a block holds: about 1 MiB, a multiple of PANEL_ROWS so that weight_pack may take it.
  */
 static inline int64_t checkpoint_block_rows(int64_t cols) {
-    int64_t rows = (4 << 20) / (int64_t)sizeof(float) / (cols > 0 ? cols : 1);
+    int64_t rows = (1 << 20) / (int64_t)sizeof(float) / (cols > 0 ? cols : 1);
     rows -= rows % PANEL_ROWS;
     return rows > PANEL_ROWS ? rows : PANEL_ROWS;
 }

@@ -130,11 +130,8 @@ static enum status read_index(const char *path, struct checkpoint_state *state,
     return status;
 }
 
-/* My share of the files: every size-th, beginning with mine; rank 0 takes the index besides. */
-static enum status verify_share(const struct comm *world, const struct checkpoint_path *folder,
-                                bool tensors) {
-    if (world->rank == 0) TRY(checkpoint_verify_file(checkpoint_index_path(folder).text));
-    if (!tensors) return STATUS_OK;
+/* My share of the rank files: every size-th, beginning with mine. */
+static enum status verify_share(const struct comm *world, const struct checkpoint_path *folder) {
     int32_t *ranks;
     int count;
     enum status status = checkpoint_files(folder, &ranks, &count);
@@ -160,7 +157,8 @@ enum status checkpoint_load(struct comm *world, const char *directory, int64_t s
     struct checkpoint_path folder = checkpoint_step_path(directory, step);
     bool tensors;
     TRY(any_rank(world, slab_count > 0, &tensors));
-    TRY(parallel_agree(world, verify_share(world, &folder, tensors)));
+    TRY(parallel_agree(world, world->rank == 0 ? checkpoint_verify_index(&folder) : STATUS_OK));
+    if (tensors) TRY(parallel_agree(world, verify_share(world, &folder)));
     *state = (struct checkpoint_state){0};
     enum status status = parallel_agree(
         world, read_index(checkpoint_index_path(&folder).text, state, slabs, slab_count));

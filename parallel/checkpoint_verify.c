@@ -1,12 +1,58 @@
 #include "parallel/checkpoint_verify.h"
+#include "core/atomic_file.h"
 #include "parallel/checkpoint_format.h"
 #include "parallel/durable_h5.h"
 
+#include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <xxhash.h>
 
-enum { VERIFY_BYTES = 4 << 20, MAX_RANKS = 1 << 24 };
+enum { VERIFY_BYTES = 1 << 20, MAX_RANKS = 1 << 24, SEAL_BYTES = 17 };
+
+static struct checkpoint_path seal_path(const struct checkpoint_path *folder) {
+    struct checkpoint_path path;
+    snprintf(path.text, sizeof path.text, "%.*s/index.xxh3", CHECKPOINT_PATH_BYTES - 16,
+             folder->text);
+    return path;
+}
+
+/* The hash of a file's bytes, as 16 hexadecimal digits. */
+static enum status hash_file(const char *path, char digits[SEAL_BYTES]) {
+    FILE *file = fopen(path, "rb");
+    if (!file) return status_fail(STATUS_IO, "can't read '%s': %s", path, strerror(errno));
+    XXH3_state_t *hash = XXH3_createState();
+    bool done = hash && XXH3_64bits_reset(hash) == XXH_OK;
+    char buffer[1 << 14];
+    for (size_t got; done && (got = fread(buffer, 1, sizeof buffer, file)) > 0;)
+        XXH3_64bits_update(hash, buffer, got);
+    done = done && !ferror(file);
+    if (done) snprintf(digits, SEAL_BYTES, "%016" PRIx64, (uint64_t)XXH3_64bits_digest(hash));
+    XXH3_freeState(hash);
+    fclose(file);
+    return done ? STATUS_OK : status_fail(STATUS_IO, "can't read '%s'", path);
+}
+
+enum status checkpoint_seal_index(const struct checkpoint_path *folder) {
+    char digits[SEAL_BYTES];
+    TRY(hash_file(checkpoint_index_path(folder).text, digits));
+    digits[SEAL_BYTES - 1] = '\n';
+    return atomic_file_replace(seal_path(folder).text, digits, SEAL_BYTES);
+}
+
+enum status checkpoint_verify_index(const struct checkpoint_path *folder) {
+    struct checkpoint_path index = checkpoint_index_path(folder), seal = seal_path(folder);
+    char found[SEAL_BYTES], kept[SEAL_BYTES] = "";
+    TRY(hash_file(index.text, found));
+    FILE *file = fopen(seal.text, "rb");
+    if (!file) return status_fail(STATUS_IO, "can't read '%s': %s", seal.text, strerror(errno));
+    size_t got = fread(kept, 1, SEAL_BYTES - 1, file);
+    fclose(file);
+    if (got == SEAL_BYTES - 1 && memcmp(found, kept, got) == 0) return STATUS_OK;
+    return status_fail(STATUS_FORMAT, "'%s' is not what was written", index.text);
+}
 
 enum status checkpoint_files(const struct checkpoint_path *folder, int32_t **ranks, int *count) {
     struct checkpoint_path path = checkpoint_index_path(folder);
@@ -39,6 +85,7 @@ enum status checkpoint_files(const struct checkpoint_path *folder, int32_t **ran
 enum status checkpoint_verify_structure(const struct checkpoint_path *folder) {
     int32_t *ranks;
     int count;
+    TRY(checkpoint_verify_index(folder));
     enum status status = checkpoint_files(folder, &ranks, &count);
     for (int i = 0; i < count && status == STATUS_OK; i++) {
         hid_t file;

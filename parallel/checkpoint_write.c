@@ -1,6 +1,7 @@
 #include "core/log.h"
 #include "parallel/checkpoint_directory.h"
 #include "parallel/checkpoint_format.h"
+#include "parallel/checkpoint_verify.h"
 #include "parallel/durable_h5.h"
 #include "parallel/parallel.h"
 
@@ -288,9 +289,21 @@ static enum status write_folder(struct comm *world, const char *directory,
     if (status == STATUS_OK && world->rank == 0)
         status = write_index(checkpoint_index_path(&folder).text, state, records, total);
     free(records);
+    if (status == STATUS_OK && world->rank == 0) status = checkpoint_seal_index(&folder);
     if (status == STATUS_OK && world->rank == 0)
         status = checkpoint_directory_publish(directory, state->step);
     return parallel_agree(world, status);
+}
+
+/* What rank 0 does after the verdict; the others wait, so that all see the folder as it is then. */
+static void tidy(struct comm *world, const char *directory, int64_t step, int keep, bool saved) {
+    if (world->rank == 0 && !saved) checkpoint_directory_sweep(directory);
+    if (world->rank == 0 && saved &&
+        checkpoint_directory_prune(directory, step, keep, checkpoint_best(directory)) != STATUS_OK)
+        log_line(LOG_WARN, "event=checkpoint_prune reason=\"%s\"", status_message());
+    struct stream stream;
+    stream_open_cpu(&stream, 1);
+    comm_barrier(world, &stream);
 }
 
 enum status checkpoint_save(struct comm *world, const char *directory,
@@ -298,14 +311,9 @@ enum status checkpoint_save(struct comm *world, const char *directory,
                             const struct checkpoint_slab *slabs, int slab_count, int keep) {
     assert(keep >= 1 && state->step >= 0);
     TRY(checkpoint_directory_check(directory));
-    bool first = world->rank == 0;
     enum status status = parallel_agree(
-        world, first ? checkpoint_directory_begin(directory, state->step) : STATUS_OK);
+        world, world->rank == 0 ? checkpoint_directory_begin(directory, state->step) : STATUS_OK);
     if (status == STATUS_OK) status = write_folder(world, directory, state, slabs, slab_count);
-    if (status != STATUS_OK && first) checkpoint_directory_sweep(directory);
-    if (status == STATUS_OK && first &&
-        checkpoint_directory_prune(directory, state->step, keep, checkpoint_best(directory)) !=
-            STATUS_OK)
-        log_line(LOG_WARN, "event=checkpoint_prune reason=\"%s\"", status_message());
+    tidy(world, directory, state->step, keep, status == STATUS_OK);
     return status;
 }

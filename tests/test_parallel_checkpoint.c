@@ -35,11 +35,11 @@ static const struct {
     {"weights/model.layers.0.self_attn.q_proj.weight", 72, 40, LAYOUT_PANEL_F32},
     {"weights/model.norm.weight", 1, 40, LAYOUT_ROWS_F32},
     {"adam_m/model.layers.0.self_attn.q_proj.weight", 72, 40, LAYOUT_PANEL_F32},
-    {"adam_v/model.layers.0.mlp.up_proj.weight", 45, 30000, LAYOUT_PANEL_F32}, /* several blocks */
+    {"adam_v/model.layers.0.mlp.up_proj.weight", 45, 8200, LAYOUT_PANEL_F32}, /* several blocks */
 };
 
 static float value(int64_t step, int tensor, int64_t row, int64_t col) {
-    uint64_t x = (uint64_t)(((step * 8 + tensor) * 1000 + row) * 40000 + col + 1);
+    uint64_t x = (uint64_t)(((step * 8 + tensor) * 1000 + row) * 10000 + col + 1);
     return (float)(int32_t)((x * 0x9e3779b97f4a7c15u) >> 32) * 0x1p-31f;
 }
 
@@ -357,8 +357,8 @@ static void test_no_flipped_bit_passes(void **state) {
         snprintf(path, sizeof path, "%s/step-00000001/%s", folder, files[f]);
         struct stat info;
         assert_int_equal(stat(path, &info), 0);
-        off_t stride = info.st_size > 100000 ? info.st_size / 60 : 61;
-        for (off_t at = 8; at < info.st_size; at += at < 3000 ? 61 : stride) {
+        off_t stride = info.st_size > 100000 ? info.st_size / 12 : 173;
+        for (off_t at = 8; at < info.st_size; at += at < 3000 ? 173 : stride) {
             flip(path, at);
             refused += load_status(&job.world, 1) != STATUS_OK;
             flip(path, at);
@@ -407,7 +407,7 @@ static void test_refused_writes_leave_the_old_one(void **state) {
     only_alone();
     signal(SIGXFSZ, SIG_IGN);
     assert_ok(save(&job.world, 1, 2));
-    const rlim_t limits[] = {0, 100, 3000, 40000, 100000, 5000000};
+    const rlim_t limits[] = {0, 100, 3000, 40000, 100000, 1000000};
     for (int i = 0; i < 6; i++) {
         set_file_limit(limits[i]);
         enum status status = save(&job.world, 2, 2);
@@ -424,12 +424,24 @@ static void test_refused_writes_leave_the_old_one(void **state) {
     assert_int_equal(load(&job.world, -1), 2);
 }
 
+/* A mount table of our own, as root or as root of a user namespace. */
+static bool may_mount(void) {
+    if (unshare(CLONE_NEWNS) == 0) return true;
+    char map[32];
+    int bytes = snprintf(map, sizeof map, "0 %d 1", (int)getuid());
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return false;
+    int descriptor = open("/proc/self/uid_map", O_WRONLY);
+    bool mapped = descriptor >= 0 && write(descriptor, map, (size_t)bytes) == bytes;
+    if (descriptor >= 0) close(descriptor);
+    return mapped;
+}
+
 /* The same on a disk of a few MiB that is really full. Child of the test below. */
 static int fill_a_disk(void) {
     if (mkdir(folder, 0777) != 0) return 1;
-    if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0 && unshare(CLONE_NEWNS) != 0) return 77;
+    if (!may_mount()) return 77;
     if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) return 77;
-    if (mount("tmpfs", folder, "tmpfs", 0, "size=10m") != 0) return 77;
+    if (mount("tmpfs", folder, "tmpfs", 0, "size=3m") != 0) return 77;
     if (save(&job.world, 1, 2) != STATUS_OK) return 2;
     if (save(&job.world, 2, 2) != STATUS_IO) return 3;
     if (!strstr(status_message(), "No space left on device")) return 4;
