@@ -11,7 +11,6 @@ const struct kernels VARIANT(kernels) = {
     .act = DTYPE_F32,
 #endif
     .kv_write = VARIANT(kv_write_ref),
-    .sample = VARIANT(sample_ref),
 
 #if STRATA_FAST
     .rmsnorm_forward = VARIANT(rmsnorm_forward_cpu),
@@ -32,6 +31,7 @@ const struct kernels VARIANT(kernels) = {
     .cross_entropy_backward = VARIANT(cross_entropy_backward_cpu),
     .adamw = VARIANT(adamw_cpu),
     .sum_squares = VARIANT(sum_squares_cpu),
+    .sample = VARIANT(sample_cpu),
 #else
     .rmsnorm_forward = VARIANT(rmsnorm_forward_ref),
     .rmsnorm_backward = VARIANT(rmsnorm_backward_ref),
@@ -51,5 +51,6 @@ const struct kernels VARIANT(kernels) = {
     .cross_entropy_backward = VARIANT(cross_entropy_backward_ref),
     .adamw = VARIANT(adamw_ref),
     .sum_squares = VARIANT(sum_squares_ref),
+    .sample = VARIANT(sample_ref),
 #endif
 };
