@@ -14,6 +14,7 @@ struct command {
 
 static const struct command commands[] = {
     {"inspect", cmd_inspect, "what a model file holds: metadata, tensors, parameters, bytes"},
+    {"data", cmd_data, "make corpora and vocabularies"},
     {"tokenize", cmd_tokenize, "text to token ids and back, by any tokenizer"},
     {NULL, NULL, NULL},
 };
