@@ -211,3 +211,17 @@ enum status tokenizer_open(struct tokenizer **tokenizer, const char *path) {
     *tokenizer = NULL;
     return status;
 }
+
+enum status tokenizer_open_bytes(struct tokenizer **tokenizer, const char *data, size_t bytes,
+                                 const char *name) {
+    TRY(tokenizer_create(tokenizer));
+    enum status status = read_data(*tokenizer, data, bytes);
+    if (status == STATUS_OK) {
+        tokenizer_guess_ends(*tokenizer);
+        status = tokenizer_finish(*tokenizer);
+    }
+    if (status == STATUS_OK) return STATUS_OK;
+    tokenizer_close(*tokenizer);
+    *tokenizer = NULL;
+    return status_context(status, "%s", name);
+}

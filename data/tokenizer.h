@@ -25,7 +25,8 @@ void token_list_free(struct token_list *list);
 
 enum tokenizer_flags {
     TOKENIZER_PLAIN = 0,
-    TOKENIZER_PARSE_SPECIAL = 1, /* "<|im_start|>" in the text is one token, not its letters */
+    TOKENIZER_PARSE_SPECIAL = 1, /* "<|im_start|>" in the text is one token, not its letters; added
+                                    tokens that are not special always are one token */
     TOKENIZER_ADD_SPECIAL = 2,   /* BOS / EOS as the tokenizer's configuration says */
 };
 
@@ -33,13 +34,19 @@ enum tokenizer_flags {
  * beside it), a .gguf, or a directory that holds one of them. The caller closes it. */
 enum status tokenizer_open(struct tokenizer **tokenizer, const char *path);
 
+/* From the bytes of a tokenizer.json, tokenizer.model or tiktoken file, without what may lie beside
+ * it; `name` stands for the path in messages. Borrows nothing after it returns. */
+enum status tokenizer_open_bytes(struct tokenizer **tokenizer, const char *data, size_t bytes,
+                                 const char *name);
+
 /* From an open GGUF's metadata; borrows nothing after it returns. */
 enum status tokenizer_open_gguf(struct tokenizer **tokenizer, const struct model_file *file);
 
 void tokenizer_close(struct tokenizer *tokenizer);
 
 /* Appends the ids of `bytes` bytes of UTF-8 (invalid bytes are encoded as bytes where the model
- * can, else as U+FFFD). STATUS_MEMORY is the only failure. */
+ * can, else as U+FFFD). STATUS_MEMORY is the only failure. A regex from a file that runs into
+ * PCRE2's match limit stops splitting there: the rest is one word. */
 enum status tokenizer_encode(const struct tokenizer *tokenizer, const char *text, size_t bytes,
                              unsigned flags, struct token_list *out);
 
@@ -73,7 +80,7 @@ size_t token_stream_push(struct token_stream *stream, int32_t id, char *out, siz
 size_t token_stream_finish(struct token_stream *stream, char *out, size_t capacity);
 
 int32_t tokenizer_size(const struct tokenizer *tokenizer);     /* ids are below this */
-size_t tokenizer_max_bytes(const struct tokenizer *tokenizer); /* longest token */
+size_t tokenizer_max_bytes(const struct tokenizer *tokenizer); /* longest token, decoded */
 int32_t tokenizer_bos(const struct tokenizer *tokenizer);      /* -1 when there is none */
 int32_t tokenizer_eos(const struct tokenizer *tokenizer);      /* -1 when there is none */
 int32_t tokenizer_find(const struct tokenizer *tokenizer,

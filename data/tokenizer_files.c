@@ -248,12 +248,12 @@ static enum status read_template_file(struct tokenizer *tokenizer, const char *d
     return status;
 }
 
-/* Names that BOS and EOS have where no file says which they are. */
-static void guess_ends(struct tokenizer *tokenizer) {
+void tokenizer_guess_ends(struct tokenizer *tokenizer) {
     static const char *const starts[] = {"<s>", "<|begin_of_text|>", "<bos>", NULL};
     static const char *const ends[] = {
         "</s>", "<|eot_id|>", "<|im_end|>", "<|end_of_text|>", "<|endoftext|>", "<eos>", NULL};
     json_t *config = json_object();
+    if (tokenizer->bos < 0 && tokenizer->prefix_count > 0) tokenizer->bos = tokenizer->prefix[0];
     for (int i = 0; config && starts[i] && tokenizer->bos < 0; i++) {
         json_object_set_new(config, "token", json_string(starts[i]));
         find_named(tokenizer, config, "token", &tokenizer->bos);
@@ -276,7 +276,7 @@ enum status tokenizer_read_config(struct tokenizer *tokenizer, const char *direc
         find_named(tokenizer, config, "eos_token", &tokenizer->eos);
         if (tokenizer->bos < 0 && tokenizer->prefix_count > 0)
             tokenizer->bos = tokenizer->prefix[0];
-        if (!config && !map) guess_ends(tokenizer);
+        if (!config && !map) tokenizer_guess_ends(tokenizer);
         status = apply_bos_eos(tokenizer, config);
     }
     if (status == STATUS_OK) status = read_template_file(tokenizer, directory);

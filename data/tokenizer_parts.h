@@ -143,6 +143,9 @@ enum status tokenizer_read_tiktoken(struct tokenizer *tokenizer, const char *dat
 /* tokenizer_config.json, chat_template.jinja, special_tokens_map.json in `directory`. */
 enum status tokenizer_read_config(struct tokenizer *tokenizer, const char *directory);
 
+/* BOS and EOS by the names they usually have, where no file says which they are. */
+void tokenizer_guess_ends(struct tokenizer *tokenizer);
+
 /* The whole file; the caller frees *data. It is followed by a NUL. */
 enum status read_whole_file(const char *path, char **data, size_t *bytes);
 

@@ -543,12 +543,14 @@ static void test_round_trips(void **state) {
     char *text = read_text("text_multilingual/blns.txt", &bytes);
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         struct tokenizer *tokenizer = open_tokenizer(names[i]);
-        /* NFC would change some of the lines, so GPT-NeoX sees the ASCII ones */
-        bool ascii_only = strstr(names[i], "neox") != NULL;
+        /* NFC would change some lines under GPT-NeoX; Falcon has no tokens for control bytes */
+        bool neox = strstr(names[i], "neox") != NULL, falcon = strstr(names[i], "falcon") != NULL;
         for (const char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
-            bool ascii = true;
-            for (const char *c = line; c < end; c++) ascii = ascii && (unsigned char)*c < 0x80;
-            if (end == line || (ascii_only && !ascii)) continue;
+            bool skipped = end == line;
+            for (const char *c = line; c < end; c++)
+                skipped = skipped || (neox && (unsigned char)*c >= 0x80) ||
+                          (falcon && ((unsigned char)*c < 0x20 || *c == 0x7F));
+            if (skipped) continue;
             expect_round_trip(tokenizer, line, (size_t)(end - line));
             compared++;
         }
