@@ -13,4 +13,7 @@ int cmd_data(int argc, char **argv);
  * file. */
 int cmd_data_tokenize(int argc, char **argv);
 
+/* strata data bpe --vocab N --out tokenizer.json FILE...: trains a vocabulary. */
+int cmd_data_bpe(int argc, char **argv);
+
 #endif

@@ -12,11 +12,7 @@ const struct kernels VARIANT(kernels) = {
     .act = DTYPE_F32,
 #endif
     .kv_write = VARIANT(kv_write_ref),
-<<<<<<< HEAD
-    .sample = VARIANT(sample_ref),
     .peak_fma = VARIANT(peak_fma),
-=======
->>>>>>> ops
 
 #if STRATA_FAST
     .matmul_forward = VARIANT(matmul_forward_cpu),
