@@ -139,7 +139,7 @@ static void run_step(struct engine *engine) {
     scheduler_plan(&engine->scheduler, &engine->plan);
     if (engine->plan.count == 0) return;
     engine_build_batch(engine);
-    stage_forward(&engine->exec, engine->options.model, &engine->batch, &engine->acts);
+    stage_forward(&engine->work.exec, engine->options.model, &engine->batch, &engine->work.acts);
     engine_draw_tokens(engine);
     scheduler_commit(&engine->scheduler, &engine->plan, engine->step.drawn, engine->step.ended);
     deliver(engine);

@@ -41,7 +41,7 @@ struct engine_layout {
     int32_t pages, page_size, max_batch, token_budget;
     int threads;
     enum dtype kv_dtype;
-    size_t weight_bytes, adapter_bytes, work_bytes, scratch_bytes, kv_bytes;
+    size_t weight_bytes, adapter_bytes, work_bytes, scratch_bytes, step_bytes, kv_bytes;
 };
 
 enum { HISTOGRAM_BUCKETS = 14 };

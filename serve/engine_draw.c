@@ -62,7 +62,7 @@ static void draw_row(struct engine *engine, const struct logit_row *row, int32_t
         };
         struct sample_args keyed = args;
         keyed.params.seed += (uint64_t)generation->choice;
-        engine->options.kernels->sample(&engine->stream, &keyed);
+        engine->options.kernels->sample(&engine->work.stream, &keyed);
     }
     step->top_counts[index] = 0;
     if (chosen->id < 0 || !(options->logprobs || options->prompt_logprobs)) return;
@@ -188,9 +188,9 @@ void engine_draw_tokens(struct engine *engine) {
     prepare_items(engine);
     for (int32_t first = 0; first < engine->row_count; first += group) {
         int32_t count = engine->row_count - first < group ? engine->row_count - first : group;
-        head_logits(&engine->exec, engine->options.model, step->logits, engine->acts.hidden,
-                    step->row_tokens + first, count);
-        if (stream_check(&engine->stream) != STATUS_OK) {
+        head_logits(&engine->work.exec, engine->options.model, step->logits,
+                    engine->work.acts.hidden, step->row_tokens + first, count);
+        if (stream_check(&engine->work.stream) != STATUS_OK) {
             fail_items(engine, status_message());
             return;
         }

@@ -14,14 +14,11 @@ static int32_t max_pages(const struct engine *engine) {
     return (int32_t)((engine->layout.context + size - 1) / size);
 }
 
-/* The work arena: activations, then the arrays of a step. */
-static void push_work(struct engine *engine, struct arena *arena) {
+static void push_arrays(struct engine *engine, struct arena *arena) {
     const struct engine_layout *layout = &engine->layout;
     struct step_arrays *step = &engine->step;
     size_t tokens = (size_t)layout->token_budget, batch = (size_t)layout->max_batch;
     size_t vocab = (size_t)engine->options.model->config.vocab, threads = (size_t)layout->threads;
-    stage_acts_push(&engine->acts, arena, &engine->exec, &engine->options.model->config,
-                    layout->token_budget, ACTS_NONE);
     step->ids = arena_push(arena, tokens * sizeof *step->ids);
     step->positions = arena_push(arena, tokens * sizeof *step->positions);
     step->start = arena_push(arena, (batch + 1) * sizeof *step->start);
@@ -42,16 +39,13 @@ static void push_work(struct engine *engine, struct arena *arena) {
     step->ended = arena_push(arena, batch * sizeof *step->ended);
 }
 
-static size_t scratch_bytes(const struct engine *engine) {
-    const struct engine_options *o = &engine->options;
-    size_t most = 0;
-    for (int i = -1; i < o->adapter_count; i++) {
-        size_t bytes =
-            stage_scratch_bytes(o->model, i < 0 ? NULL : o->adapters[i], o->kernels->act,
-                                engine->layout.token_budget, engine->layout.max_batch, false);
-        if (bytes > most) most = bytes;
-    }
-    return most;
+/* The adapter whose factors take the most scratch: the one of the highest rank. */
+static const struct adapter *widest_adapter(const struct engine_options *options) {
+    const struct adapter *widest = NULL;
+    for (int i = 0; i < options->adapter_count; i++)
+        if (!widest || options->adapters[i]->config.rank > widest->config.rank)
+            widest = options->adapters[i];
+    return widest;
 }
 
 /* Bytes that the system says can be taken without swapping; 0 when it doesn't say. */
@@ -109,7 +103,6 @@ static enum status choose_sizes(struct engine *engine) {
         .page_size = o->page_size,
         .max_batch = o->max_batch,
         .token_budget = o->token_budget > o->max_batch ? o->token_budget : o->max_batch,
-        .threads = engine->stream.threads,
         .kv_dtype = o->kv_dtype == DTYPE_COUNT ? o->kernels->act : o->kv_dtype,
         .weight_bytes = o->model->arena.used,
     };
@@ -134,24 +127,24 @@ static void lay_out_pages(struct engine *engine) {
 }
 
 enum status engine_lay_out(struct engine *engine) {
+    const struct engine_options *o = &engine->options;
     struct engine_layout *layout = &engine->layout;
-    stream_open_cpu(&engine->stream, engine->options.threads);
-    comm_open_self(&engine->tp, "tp");
-    engine->exec = (struct exec){
-        .stream = &engine->stream,
-        .k = engine->options.kernels,
-        .tp = &engine->tp,
-        .scratch = &engine->scratch,
-    };
     TRY(choose_sizes(engine));
+    const struct workspace_plan plan = {
+        .tokens = layout->token_budget,
+        .logit_rows = layout->max_batch,
+        .keep = ACTS_NONE,
+        .adapter = widest_adapter(o),
+    };
+    workspace_count(o->model, o->kernels->act, &plan, &layout->work_bytes, &layout->scratch_bytes);
+    TRY(workspace_open(&engine->work, o->model, o->kernels, o->threads, NULL, &plan));
+    layout->threads = engine->work.stream.threads;
     struct arena counted;
-    arena_count(&counted, "work");
-    push_work(engine, &counted);
-    layout->work_bytes = counted.peak;
-    layout->scratch_bytes = scratch_bytes(engine);
-    TRY(arena_create(&engine->work, "work", layout->work_bytes));
-    push_work(engine, &engine->work);
-    TRY(arena_create(&engine->scratch, "scratch", layout->scratch_bytes));
+    arena_count(&counted, "step");
+    push_arrays(engine, &counted);
+    layout->step_bytes = counted.peak;
+    TRY(arena_create(&engine->arrays, "step", layout->step_bytes));
+    push_arrays(engine, &engine->arrays);
     TRY(arena_create(&engine->kv, "kv pages", layout->kv_bytes + ARENA_ALIGN));
     lay_out_pages(engine);
     const struct scheduler_config config = {
@@ -169,6 +162,6 @@ void engine_free_memory(struct engine *engine) {
     scheduler_free(&engine->scheduler);
     kv_pages_free(&engine->pages);
     arena_free(&engine->kv);
-    arena_free(&engine->scratch);
-    arena_free(&engine->work);
+    arena_free(&engine->arrays);
+    workspace_close(&engine->work);
 }

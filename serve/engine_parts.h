@@ -2,7 +2,7 @@
 #ifndef STRATA_SERVE_ENGINE_PARTS_H
 #define STRATA_SERVE_ENGINE_PARTS_H
 
-#include "core/stage.h"
+#include "core/workspace.h"
 #include "serve/engine.h"
 #include "serve/logprobs.h"
 
@@ -37,11 +37,8 @@ struct step_arrays {
 struct engine {
     struct engine_options options;
     struct engine_layout layout;
-    struct stream stream;
-    struct comm tp;
-    struct arena work, scratch, kv;
-    struct exec exec;
-    struct stage_acts acts;
+    struct workspace work;
+    struct arena arrays, kv;
     struct kv_pages_view kv_view;
     struct kv_pages pages;
     struct scheduler scheduler;
