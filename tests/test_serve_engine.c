@@ -122,7 +122,7 @@ static struct generation *make_request(const struct bench *bench, int i) {
     struct generation_options *options = generation_options_create();
     int32_t prompt[128], count = 1 + i * 37 % 100;
     for (int32_t t = 0; t < count; t++) prompt[t] = (t * 7 + (t >= 48 ? i : i % 2)) % (VOCAB - 2);
-    options->max_tokens = 8 + i * 11 % 40;
+    options->max_tokens = 8 + i * 29 % 90;
     options->ignore_eos = i % 4 != 0;
     options->sample.temperature = i % 2 ? 1.0f : 0.0f;
     options->sample.seed = (uint64_t)i;
