@@ -121,6 +121,7 @@ bool api_fill_options(struct generation_options *options, const struct api_reque
     options->ignore_eos = request->ignore_eos;
     options->include_stop = request->include_stop;
     options->show_special = !request->skip_special;
+    options->continues = request->kind == API_TEXT;
     options->logprobs = request->logprobs;
     options->top_logprobs = (int32_t)request->top_logprobs;
     options->prompt_logprobs = request->echo && request->logprobs;

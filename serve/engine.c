@@ -84,6 +84,7 @@ static void join_line(struct engine *engine, struct generation *generation) {
 }
 
 static void read_gauges(struct engine *engine) {
+    engine->stats.steps = engine->steps;
     engine->stats.running = engine->scheduler.running_count;
     engine->stats.waiting = engine->scheduler.waiting_count;
     engine->stats.pages_used = engine->pages.count - engine->pages.idle_count;
@@ -143,6 +144,7 @@ static void run_step(struct engine *engine) {
     engine_draw_tokens(engine);
     scheduler_commit(&engine->scheduler, &engine->plan, engine->step.drawn, engine->step.ended);
     deliver(engine);
+    engine->steps++;
 }
 
 static void *serve(void *argument) {
@@ -203,13 +205,18 @@ enum status engine_open(struct engine **out, const struct engine_options *option
     return status;
 }
 
-void engine_close(struct engine *engine) {
-    if (!engine) return;
+void engine_cut(struct engine *engine) {
     pthread_mutex_lock(&engine->lock);
     engine->closing = engine->refusing = true;
     pthread_cond_signal(&engine->news);
     pthread_mutex_unlock(&engine->lock);
     if (engine->thread_started) pthread_join(engine->thread, NULL);
+    engine->thread_started = false;
+}
+
+void engine_close(struct engine *engine) {
+    if (!engine) return;
+    engine_cut(engine);
     engine_free_memory(engine);
     pthread_cond_destroy(&engine->news);
     pthread_cond_destroy(&engine->idle);

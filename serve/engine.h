@@ -66,7 +66,7 @@ struct engine_stats {
  * context finds no room, STATUS_CONFIG for bad sizes. */
 enum status engine_open(struct engine **engine, const struct engine_options *options);
 
-/* Cancels what is left, joins the thread, frees everything. NULL is allowed. */
+/* engine_cut, then frees everything. NULL is allowed. */
 void engine_close(struct engine *engine);
 
 /* Hands over a generation: the engine takes a reference of its own. STATUS_CONFIG when it can never
@@ -79,6 +79,10 @@ void engine_cancel(struct engine *engine, struct generation *generation);
 /* Takes no more generations and waits at most `seconds` for the rest to finish; true when they
  * have. */
 bool engine_drain(struct engine *engine, double seconds);
+
+/* Takes no more generations, cancels what is left and stops the thread. Readers may still look at
+ * their generations, and must be gone before engine_close. */
+void engine_cut(struct engine *engine);
 
 const struct engine_layout *engine_layout(const struct engine *engine);
 void engine_read_stats(struct engine *engine, struct engine_stats *stats);

@@ -47,7 +47,8 @@ struct engine {
     struct batch batch;
     int32_t row_count;
     struct generation *live; /* waiting and running, in no order */
-    double looked;           /* when `wanted` was last asked */
+    int64_t steps;
+    double looked; /* when `wanted` was last asked */
 
     pthread_t thread;
     bool thread_started;

@@ -94,6 +94,7 @@ enum status generation_create(struct generation **out, struct generation_options
     generation->choice = choice;
     transcript_init(&generation->transcript, tokenizer, options->show_special, options->stops,
                     options->stop_count, options->include_stop);
+    generation->transcript.stream.started = options->continues;
     enum status status = allocate(generation, prompt, count);
     if (status == STATUS_OK) status = fill_seen(generation);
     if (status != STATUS_OK) {

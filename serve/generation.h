@@ -36,6 +36,7 @@ struct generation_options {
     bool ignore_eos;
     bool include_stop; /* the stop string stays in the text */
     bool show_special; /* control tokens have text */
+    bool continues;    /* the output goes on in the prompt's text: a first token's space stays */
     bool logprobs;
     int32_t top_logprobs;         /* alternatives a token, at most LOGPROBS_MAX_TOP */
     bool prompt_logprobs;         /* of the prompt's tokens too */
