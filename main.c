@@ -2,8 +2,8 @@
 #include "core/commands.h"
 #include "data/commands.h"
 #include "kernels/base/status.h"
-#include "train/commands.h"
 #include "serve/commands.h"
+#include "train/commands.h"
 
 #include <stdio.h>
 #include <string.h>
