@@ -1,4 +1,4 @@
-/* Sampling in plain loops: sort, cut, draw. */
+/* Sampling in plain loops: adjust, cut, draw. */
 #include "kernels/base/rng.h"
 #include "kernels/ops.h"
 
@@ -35,12 +35,13 @@ static bool comes_before(const float *values, int32_t left, int32_t right) {
     return left < right;
 }
 
+/* The best id is the heap's root. */
 static void sift_down(int32_t *heap, int32_t at, int32_t count, const float *values) {
     for (;;) {
         int32_t child = 2 * at + 1;
         if (child >= count) return;
-        if (child + 1 < count && comes_before(values, heap[child], heap[child + 1])) child++;
-        if (!comes_before(values, heap[at], heap[child])) return;
+        if (child + 1 < count && comes_before(values, heap[child + 1], heap[child])) child++;
+        if (!comes_before(values, heap[child], heap[at])) return;
         int32_t swap = heap[at];
         heap[at] = heap[child];
         heap[child] = swap;
@@ -48,32 +49,48 @@ static void sift_down(int32_t *heap, int32_t at, int32_t count, const float *val
     }
 }
 
-/* Heapsort: ids in the order of candidates. */
-static void sort_ids(int32_t *ids, int32_t count, const float *values) {
+static void make_heap(int32_t *ids, int32_t count, const float *values) {
     for (int32_t i = 0; i < count; i++) ids[i] = i;
     for (int32_t i = count / 2 - 1; i >= 0; i--) sift_down(ids, i, count, values);
-    for (int32_t last = count - 1; last > 0; last--) {
-        int32_t swap = ids[0];
-        ids[0] = ids[last];
-        ids[last] = swap;
-        sift_down(ids, 0, last, values);
-    }
 }
 
-/* How many candidates of the sorted ids stay: top-k, then top-p of what is left, then min-p. */
-static int32_t count_kept(const struct sample_args *a) {
+/* The best of the heap's `count` ids, which it leaves: behind the heap lie the ones taken before.
+ */
+static int32_t pop_best(int32_t *ids, int32_t count, const float *values) {
+    int32_t best = ids[0];
+    ids[0] = ids[count - 1];
+    ids[count - 1] = best;
+    sift_down(ids, 0, count - 1, values);
+    return best;
+}
+
+/* Sum of the candidates that top-k leaves: in their order, or of all in the order of ids. */
+static double kept_sum(const struct sample_args *a, int32_t top) {
+    double total = 0.0;
+    int32_t left = a->vocab;
+    for (int32_t i = 0; i < top; i++)
+        total += (double)(top < a->vocab ? a->scratch[pop_best(a->scratch_ids, left--, a->scratch)]
+                                         : a->scratch[i]);
+    return total;
+}
+
+/* Zeroes what top-k, then top-p of what is left, then min-p cut off. Candidates leave a heap best
+ * first, only as many as are kept: a full sort of the vocabulary would cost more than the rest. */
+static void cut(const struct sample_args *a) {
     const struct sample_params *p = &a->params;
-    int32_t kept = p->top_k > 0 && p->top_k < a->vocab ? p->top_k : a->vocab;
-    double total = 0.0, sum = 0.0;
-    for (int32_t i = 0; i < kept; i++) total += (double)a->scratch[a->scratch_ids[i]];
-    if (p->top_p < 1.0f) {
-        int32_t count = 0;
-        while (count < kept && (count == 0 || sum < (double)p->top_p * total))
-            sum += (double)a->scratch[a->scratch_ids[count++]];
-        kept = count;
+    int32_t top = p->top_k > 0 && p->top_k < a->vocab ? p->top_k : a->vocab;
+    if (top == a->vocab && p->top_p >= 1.0f && p->min_p <= 0.0f) return;
+    make_heap(a->scratch_ids, a->vocab, a->scratch);
+    double wanted = (double)p->top_p * kept_sum(a, top), sum = 0.0;
+    if (top < a->vocab) make_heap(a->scratch_ids, a->vocab, a->scratch);
+    int32_t kept = 0;
+    while (kept < top) {
+        float best = a->scratch[a->scratch_ids[0]];
+        if (kept > 0 && (best < p->min_p || (p->top_p < 1.0f && sum >= wanted))) break;
+        pop_best(a->scratch_ids, a->vocab - kept++, a->scratch);
+        sum += (double)best;
     }
-    while (kept > 1 && a->scratch[a->scratch_ids[kept - 1]] < p->min_p) kept--;
-    return kept;
+    for (int32_t i = 0; i < a->vocab - kept; i++) a->scratch[a->scratch_ids[i]] = 0.0f;
 }
 
 /* The first id whose cumulative probability exceeds the drawn number; rounding can leave none, then
@@ -101,8 +118,7 @@ static int32_t choose(const struct sample_args *a) {
     float max = a->scratch[best];
     for (int32_t i = 0; i < a->vocab; i++)
         a->scratch[i] = expf((a->scratch[i] - max) / a->params.temperature);
-    sort_ids(a->scratch_ids, a->vocab, a->scratch);
-    for (int32_t i = count_kept(a); i < a->vocab; i++) a->scratch[a->scratch_ids[i]] = 0.0f;
+    cut(a);
     return draw(a);
 }
 
