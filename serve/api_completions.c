@@ -139,6 +139,9 @@ static bool prepare(struct server *server, struct api_request *request, struct p
     if (!encode_all(server, request, prompts, problem) ||
         !check_lengths(server, prompts, param, &longest, problem))
         return false;
+    if (prompts->count * request->n > API_MAX_ANSWERS)
+        return api_refuse(problem, "n", "%d prompts x %lld choices are more than %d answers",
+                          prompts->count, (long long)request->n, API_MAX_ANSWERS);
     fill_defaults(server, request, longest);
     return true;
 }

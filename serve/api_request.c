@@ -3,6 +3,7 @@
 
 #include "core/json_util.h"
 #include "core/log.h"
+#include "core/printable.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -134,6 +135,12 @@ static bool read_field(const struct field *field, json_t *value, struct api_requ
     return true;
 }
 
+static void log_ignored(const char *name) {
+    char text[PRINTABLE_SIZE];
+    printable(text, sizeof text, name, strlen(name));
+    log_line(LOG_INFO, "event=ignored_field field=\"%s\"", text);
+}
+
 static bool read_fields(struct api_request *request, struct api_problem *problem) {
     const char *name;
     json_t *value;
@@ -141,7 +148,7 @@ static bool read_fields(struct api_request *request, struct api_problem *problem
         if (json_is_null(value)) continue;
         const struct field *field = find_field(name, request->kind);
         if (!field)
-            log_line(LOG_INFO, "event=ignored_field field=\"%.64s\"", name);
+            log_ignored(name);
         else if (!read_field(field, value, request, problem))
             return false;
     }

@@ -11,7 +11,7 @@
 
 #include <jansson.h>
 
-enum { API_MAX_CHOICES = 128, API_MAX_PROMPTS = 1024, API_MAX_STOPS = 64 };
+enum { API_MAX_CHOICES = 128, API_MAX_PROMPTS = 1024, API_MAX_ANSWERS = 4096, API_MAX_STOPS = 64 };
 
 enum api_kind { API_CHAT, API_TEXT };
 

@@ -4,7 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { LOOK_MILLISECONDS = 50 }; /* how often listeners are asked whether anybody still wants it */
+enum {
+    LOOK_MILLISECONDS = 50, /* how often listeners are asked whether anybody still wants it */
+    WARM_UP_TOKENS = 32,
+};
 
 /* Makes the engine's pending news visible to its thread; called with the lock held. */
 static void tell_engine(struct engine *engine) {
@@ -155,10 +158,11 @@ static void *serve(void *argument) {
     return NULL;
 }
 
-/* One full step on padding before anybody waits for one: touches every page of the arenas. */
+/* A step on padding before anybody waits for one: weights are read into memory, threads start. */
 static enum status warm_up(struct engine *engine) {
     const struct engine_layout *layout = &engine->layout;
-    int64_t count = layout->token_budget < layout->context ? layout->token_budget : layout->context;
+    int64_t count = layout->token_budget < WARM_UP_TOKENS ? layout->token_budget : WARM_UP_TOKENS;
+    if (count > layout->context) count = layout->context;
     int32_t *padding = calloc((size_t)count, sizeof *padding);
     struct generation_options *options = generation_options_create();
     struct generation *generation = NULL;
