@@ -118,17 +118,17 @@ static bool reads_in_place(const struct gemm *g, const struct chunk *k) {
     return g->b.order == OPERAND_PANELS && (!g->b.bf16 || k->rows <= k->strip);
 }
 
-/* One block: panels [panel, panel + panels) of B over depths [first, first + depth). */
+/* One block: panels [panel, panel + panels) of B over depths [first, first + depth), which lie
+ * within the piece of A whose packed depths are [piece, piece + piece_depth). */
 struct block {
-    int64_t panel, panels, first, depth;
+    int64_t panel, panels, first, depth, piece, piece_depth;
 };
 
 /* Where the tiles of a block find B, packed first if need be. */
 static void tile_set_b(struct gemm_tile *tile, const struct gemm *g, const struct chunk *k,
                        float *packed, const struct block *at) {
     if (!reads_in_place(g, k)) {
-        VARIANT(gemm_pack_b)
-        (packed, GEMM_DEPTH * 16, &g->b, g->cols, at->panel, at->panels, at->first, at->depth);
+        VARIANT(gemm_pack_b)(packed, &g->b, g->cols, at->panel, at->panels, at->first, at->depth);
         tile->b = packed;
         tile->b_panel = GEMM_DEPTH * 16;
         return;
@@ -178,64 +178,82 @@ static struct walk walk_over(const struct gemm *g, const struct chunk *k, const 
                          .calls = g->b.stride == 16 ? (int)(at->depth / 16) : 0};
 }
 
-/* Every strip of A against the panels of a block. a is the packed piece, `a_depth` deep, in which
- * the block starts at `offset`. */
-static void block_run(const struct gemm *g, const struct chunk *k, struct gemm_tile tile,
-                      const struct block *at, struct walk walk, const float *a, int64_t offset,
-                      int64_t a_depth, float *c) {
+/* Every strip of A's packed piece against the panels of a block; c is the block's part of C. */
+static void block_run(const struct gemm *g, const struct chunk *k, const struct block *at,
+                      const struct walk *walk, struct gemm_tile tile, const float *a, float *c) {
     int wide = VARIANT(gemm_tile_panels)(k->strip), call = 0;
     int64_t element = tile.bf16 ? sizeof(uint16_t) : sizeof(float);
     bool last = at->first + at->depth == g->depth;
     const char *b = tile.b;
     tile.c_panel = k->rows * 16;
     tile.depth = at->depth;
-    tile.next_panel = walk.panel;
-    tile.next_step = walk.step;
+    tile.next_panel = walk->panel;
+    tile.next_step = walk->step;
     for (int64_t p = 0; p < at->panels; p += tile.panels) {
         tile.panels = at->panels - p >= wide ? wide : 1;
         tile.b = b + p * tile.b_panel * element;
         for (int64_t r = 0; r < k->rows; r += k->strip, call++) {
             tile.rows = (int)smaller(k->strip, k->rows - r);
-            tile.a = a + r * a_depth + offset * tile.rows;
+            tile.a = a + r * at->piece_depth + (at->first - at->piece) * tile.rows;
             tile.c = c + (p * k->rows + r) * 16;
-            tile.next = call < walk.calls || tile.bf16 ? walk.next + call * walk.call_step : NULL;
+            tile.next =
+                call < walk->calls || tile.bf16 ? walk->next + call * walk->call_step : NULL;
             if (last) prefetch_c(g, k->row + r, tile.rows, at->panel + p, tile.panels);
             VARIANT(gemm_micro)(&tile);
         }
     }
 }
 
+/* The block after `at` in the order of chunk_run, for fetching ahead; `at` itself at the end. */
+static struct block block_after(const struct chunk *k, const struct block *at, int64_t group,
+                                int64_t step) {
+    struct block next = *at;
+    int64_t end = at->first + at->depth, piece_end = at->piece + at->piece_depth;
+    if (end < piece_end) {
+        next.first = end;
+    } else if (at->panel + at->panels < k->panel + k->panels) {
+        next.panel += at->panels;
+        next.panels = smaller(group, k->panel + k->panels - next.panel);
+        next.first = at->piece;
+    }
+    next.depth = smaller(step, piece_end - next.first);
+    return next;
+}
+
+/* One group of panels over one piece of depth. */
+static void group_run(const struct gemm *g, const struct chunk *k, struct scratch *scratch,
+                      struct block at, int64_t group, float *c) {
+    bool one_tile = reads_in_place(g, k) && k->rows <= k->strip;
+    int64_t step = one_tile ? at.piece_depth : GEMM_DEPTH, end = at.piece + at.piece_depth;
+    for (at.first = at.piece; at.first < end; at.first += at.depth) {
+        at.depth = smaller(step, end - at.first);
+        struct gemm_tile tile = {.load = at.first > 0 || g->accumulate};
+        tile_set_b(&tile, g, k, scratch->b, &at);
+        struct block next = one_tile ? at : block_after(k, &at, group, step);
+        struct walk walk = walk_over(g, k, &next, at.depth);
+        block_run(g, k, &at, &walk, tile, scratch->a, c);
+    }
+}
+
 static void chunk_run(const struct gemm *g, const struct chunk *k, struct scratch *scratch) {
-    bool one_tile = reads_in_place(g, k) && k->rows <= k->strip, whole = k->piece >= g->depth;
-    int64_t step = one_tile ? k->piece : GEMM_DEPTH;
+    bool whole = k->piece >= g->depth;
     int64_t group =
         g->b.order == OPERAND_PANELS ? VARIANT(gemm_tile_panels)(k->strip) : GROUP_PANELS;
-    for (int64_t first = 0; first < g->depth; first += k->piece) {
-        int64_t depth = smaller(k->piece, g->depth - first);
-        VARIANT(gemm_pack_a)(scratch->a, &g->a, k->row, k->rows, k->strip, first, depth);
-        for (int64_t p = 0; p < k->panels; p += group) {
-            int64_t panels = smaller(group, k->panels - p);
-            float *c = scratch->c + (whole ? p % GROUP_PANELS : p) * k->rows * 16;
-            if (first == 0 && g->accumulate) read_c(c, g, k, k->panel + p, panels);
-            for (int64_t d = 0; d < depth; d += step) {
-                struct block at = {k->panel + p, panels, first + d, smaller(step, depth - d)};
-                struct block next = at;
-                if (!one_tile && d + step < depth) {
-                    next.first += step;
-                    next.depth = smaller(step, depth - d - step);
-                } else if (!one_tile && p + group < k->panels) {
-                    next = (struct block){at.panel + group, smaller(group, k->panels - p - group),
-                                          first, smaller(step, depth)};
-                }
-                struct gemm_tile tile = {.load = first + d > 0 || g->accumulate};
-                tile_set_b(&tile, g, k, scratch->b, &at);
-                block_run(g, k, tile, &at, walk_over(g, k, &next, at.depth), scratch->a, d, depth,
-                          c);
-            }
-            int64_t done = p % GROUP_PANELS; /* written together, to write longer runs */
-            if (first + depth == g->depth &&
-                (done + panels == GROUP_PANELS || p + panels == k->panels))
-                write_c(g, k, k->panel + p - done, done + panels, c - done * k->rows * 16);
+    struct block at = {0};
+    for (; at.piece < g->depth; at.piece += at.piece_depth) {
+        at.piece_depth = smaller(k->piece, g->depth - at.piece);
+        float *a = scratch->a;
+        VARIANT(gemm_pack_a)(a, &g->a, k->row, k->rows, k->strip, at.piece, at.piece_depth);
+        for (int64_t p = 0; p < k->panels; p += at.panels) {
+            at.panel = k->panel + p;
+            at.panels = smaller(group, k->panels - p);
+            int64_t done = p % GROUP_PANELS; /* written together, in longer runs */
+            float *c = scratch->c + (whole ? done : p) * k->rows * 16;
+            if (at.piece == 0 && g->accumulate) read_c(c, g, k, at.panel, at.panels);
+            group_run(g, k, scratch, at, group, c);
+            if (at.piece + at.piece_depth == g->depth &&
+                (done + at.panels == GROUP_PANELS || p + at.panels == k->panels))
+                write_c(g, k, at.panel - done, done + at.panels, c - done * k->rows * 16);
         }
     }
 }

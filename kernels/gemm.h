@@ -84,9 +84,9 @@ void VARIANT(gemm_micro)(const struct gemm_tile *tile);
 void VARIANT(gemm_pack_a)(float *to, const struct operand *a, int64_t row, int64_t rows, int strip,
                           int64_t first, int64_t depth);
 
-/* Panels [panel, panel + panels) of B, depths [first, first + depth), as fp32, each [depth][16] at
- * `stride`; columns at or beyond `cols` are zero. `first` is a multiple of 16. */
-void VARIANT(gemm_pack_b)(float *to, int64_t stride, const struct operand *b, int64_t cols,
-                          int64_t panel, int64_t panels, int64_t first, int64_t depth);
+/* Panels [panel, panel + panels) of B, depths [first, first + depth), depth <= GEMM_DEPTH, as fp32
+ * [panel][GEMM_DEPTH][16]; columns at or beyond `cols` are zero. `first` is a multiple of 16. */
+void VARIANT(gemm_pack_b)(float *to, const struct operand *b, int64_t cols, int64_t panel,
+                          int64_t panels, int64_t first, int64_t depth);
 
 #endif

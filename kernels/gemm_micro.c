@@ -47,8 +47,6 @@ static inline __attribute__((always_inline)) void tile_body(const int rows, cons
     }
 }
 
-#if defined(__AVX512F__)
-
 static inline __attribute__((always_inline)) void
 tile_of(const int panels, const bool bf16, const bool ahead, const struct gemm_tile *tile) {
     switch (tile->rows) {
@@ -67,6 +65,7 @@ tile_of(const int panels, const bool bf16, const bool ahead, const struct gemm_t
     case 5:
         tile_body(5, panels, bf16, ahead, tile);
         return;
+#if defined(__AVX512F__)
     case 6:
         tile_body(6, panels, bf16, ahead, tile);
         return;
@@ -85,47 +84,21 @@ tile_of(const int panels, const bool bf16, const bool ahead, const struct gemm_t
     case 11:
         tile_body(11, panels, bf16, ahead, tile);
         return;
-    default:
-        tile_body(12, panels, bf16, ahead, tile);
-        return;
-    }
-}
-
-int VARIANT(gemm_tile_panels)(int rows) {
-    return rows <= 2 ? 4 : 2;
-}
-
-#else
-
-static inline __attribute__((always_inline)) void
-tile_of(const int panels, const bool bf16, const bool ahead, const struct gemm_tile *tile) {
-    switch (tile->rows) {
-    case 1:
-        tile_body(1, panels, bf16, ahead, tile);
-        return;
-    case 2:
-        tile_body(2, panels, bf16, ahead, tile);
-        return;
-    case 3:
-        tile_body(3, panels, bf16, ahead, tile);
-        return;
-    case 4:
-        tile_body(4, panels, bf16, ahead, tile);
-        return;
-    case 5:
-        tile_body(5, panels, bf16, ahead, tile);
-        return;
-    default:
-        tile_body(6, panels, bf16, ahead, tile);
-        return;
-    }
-}
-
-int VARIANT(gemm_tile_panels)(int rows) {
-    return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
-}
-
 #endif
+    default:
+        tile_body(GEMM_ROWS, panels, bf16, ahead, tile);
+        return;
+    }
+}
+
+/* As many as keep the sums and one row of B in 32 registers, or in 16. */
+int VARIANT(gemm_tile_panels)(int rows) {
+#if defined(__AVX512F__)
+    return rows <= 2 ? 4 : 2;
+#else
+    return rows == 1 ? 4 : rows <= 3 ? 2 : 1;
+#endif
+}
 
 static inline __attribute__((always_inline)) void tile_kind(const bool bf16, const bool ahead,
                                                             const struct gemm_tile *tile) {

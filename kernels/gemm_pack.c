@@ -98,17 +98,18 @@ static void pack_ragged(float *to, const struct operand *b, int64_t f, int width
 }
 
 /* Whole panels side by side, so that a run of lines is read at once. */
-static void pack_side_by_side(float *to, int64_t stride, const struct operand *b, int64_t panel,
-                              int64_t panels, int64_t first, int64_t depth) {
+static void pack_side_by_side(float *to, const struct operand *b, int64_t panel, int64_t panels,
+                              int64_t first, int64_t depth) {
     for (int64_t d = 0; d < depth; d++) {
         int64_t at = (first + d) * b->stride + panel * 16;
         for (int64_t p = 0; p < panels; p++)
-            v16_store(to + p * stride + d * 16, load16(b, at + p * 16));
+            v16_store(to + (p * GEMM_DEPTH + d) * 16, load16(b, at + p * 16));
     }
 }
 
-void VARIANT(gemm_pack_b)(float *to, int64_t stride, const struct operand *b, int64_t cols,
-                          int64_t panel, int64_t panels, int64_t first, int64_t depth) {
+void VARIANT(gemm_pack_b)(float *to, const struct operand *b, int64_t cols, int64_t panel,
+                          int64_t panels, int64_t first, int64_t depth) {
+    const int64_t stride = GEMM_DEPTH * 16;
     if (b->order == OPERAND_PANELS) { /* a weight's own padding is zero */
         for (int64_t p = 0; p < panels; p++)
             for (int64_t d = 0; d < depth; d++)
@@ -118,7 +119,7 @@ void VARIANT(gemm_pack_b)(float *to, int64_t stride, const struct operand *b, in
     }
     int64_t whole = cols / 16 - panel < panels ? cols / 16 - panel : panels;
     if (b->order == OPERAND_DEPTH_OUTER) {
-        pack_side_by_side(to, stride, b, panel, whole, first, depth);
+        pack_side_by_side(to, b, panel, whole, first, depth);
     } else {
         for (int64_t d = 0; d < depth; d += 16)
             for (int64_t p = 0; p < whole; p++)

@@ -71,32 +71,24 @@ static double fma_rate(int threads, bool wide) {
     return (double)rounds * CHAINS * (wide ? 32 : 16) * threads / (now() - start);
 }
 
-static double read_bandwidth(int threads) {
-    enum { BYTES = 1 << 28 };
-    lanes *data = allocate(BYTES);
-    memset(data, 1, BYTES);
-    double best = 0.0;
-    for (int run = 0; run < 20; run++) {
-        double start = now();
+/* Bytes/s of one pass of all threads over `data`, each in four streams. */
+static double read_rate(int threads, const char *data, size_t bytes) {
+    enum { STREAMS = 4, AHEAD = 2048 };
+    size_t run = bytes / STREAMS / (size_t)threads / 64 * 64;
+    double start = now();
 #pragma omp parallel num_threads(threads)
-        {
-            int64_t lines = BYTES / 64 / threads;
-            const lanes *mine = data + lines * omp_get_thread_num();
-            lanes sum[4] = {{0}};
-            for (int64_t i = 0; i + 4 <= lines; i += 4) {
-                for (int j = 0; j < 4; j++) sum[j] += mine[i + j];
-                __builtin_prefetch((const char *)(mine + i) + 2048);
-                __builtin_prefetch((const char *)(mine + i) + 2048 + 64);
-                __builtin_prefetch((const char *)(mine + i) + 2048 + 128);
-                __builtin_prefetch((const char *)(mine + i) + 2048 + 192);
+    {
+        const char *mine = data + (size_t)omp_get_thread_num() * STREAMS * run;
+        lanes sum[STREAMS] = {{0}};
+        for (size_t at = 0; at < run; at += 64) {
+            for (size_t i = 0; i < STREAMS; i++) {
+                sum[i] += *(const lanes *)(mine + i * run + at);
+                __builtin_prefetch(mine + i * run + at + AHEAD);
             }
-            sink = sum[0][0] + sum[1][1] + sum[2][2] + sum[3][3];
         }
-        double rate = BYTES / (now() - start);
-        if (rate > best) best = rate;
+        sink = sum[0][0] + sum[1][1] + sum[2][2] + sum[3][3];
     }
-    free(data);
-    return best;
+    return (double)(run * STREAMS * (size_t)threads) / (now() - start);
 }
 
 /* ---- what is measured ---- */
@@ -105,6 +97,10 @@ enum product { FORWARD, BACKWARD_INPUT, BACKWARD_WEIGHT };
 static const char *const product_names[] = {"forward", "grad x", "grad w"};
 
 enum library { OURS, OPENBLAS, ONEDNN };
+
+struct ceilings {
+    double flops, bytes; /* a second */
+};
 
 struct bench {
     const struct kernels *k;
@@ -185,16 +181,21 @@ static bool run_once(struct bench *b, enum library library, int copy) {
 
 enum { LIBRARIES = ONEDNN + 1 };
 
-/* Seconds of the best run of each library, 0 where it is absent, and the best FMA rate, all taken
- * in turns: what else the machine does hits all of them alike. */
-static double best_times(struct bench *b, enum library last, double budget,
-                         double best[LIBRARIES]) {
+/* Seconds of the best run of each library, 0 where it is absent, and the best rates of the machine,
+ * all taken in turns: what else the machine does hits all of them alike. */
+static struct ceilings best_times(struct bench *b, enum library last, double budget,
+                                  double best[LIBRARIES]) {
     bool wide = strcmp(b->k->name, "avx512") == 0;
-    double peak = 0.0, begin = now();
+    size_t bytes = weight_bytes(b->w.layout, b->rows, b->cols) * (size_t)b->copies;
+    struct ceilings top = {0};
+    double begin = now();
     for (int library = OURS; library < LIBRARIES; library++) best[library] = 0.0;
     for (int run = 0; run < 3 || now() - begin < budget; run++) {
-        double rate = fma_rate(b->stream.threads, wide);
-        if (rate > peak) peak = rate;
+        double flops = fma_rate(b->stream.threads, wide);
+        if (flops > top.flops) top.flops = flops;
+        double read =
+            b->copies > 1 && run % 8 == 0 ? read_rate(b->stream.threads, b->w.data, bytes) : 0.0;
+        if (read > top.bytes) top.bytes = read;
         for (enum library library = OURS; library <= last; library++) {
             double start = now();
             if (!run_once(b, library, run % b->copies)) continue;
@@ -202,7 +203,7 @@ static double best_times(struct bench *b, enum library last, double budget,
             if (best[library] == 0.0 || took < best[library]) best[library] = took;
         }
     }
-    return peak;
+    return top;
 }
 
 static void fill(float *to, int64_t count) {
@@ -237,16 +238,13 @@ static void bench_close(struct bench *b) {
     free(b->w.data), free(b->dw.data), free(b->plain), free(b->x), free(b->dy), free(b->out);
 }
 
-struct ceilings {
-    double flops, bytes;
-};
-
 static void print_rate(double flops, double bytes, double seconds, const struct ceilings *top) {
     if (seconds == 0.0) {
         printf(" %26s", "-");
         return;
     }
-    double compute = flops / seconds / top->flops, memory = bytes / seconds / top->bytes;
+    double compute = flops / seconds / top->flops;
+    double memory = top->bytes > 0.0 ? bytes / seconds / top->bytes : 0.0;
     if (compute >= memory)
         printf("  %7.1f GFLOP/s %5.1f%%", flops / seconds * 1e-9, 100.0 * compute);
     else
@@ -254,7 +252,7 @@ static void print_rate(double flops, double bytes, double seconds, const struct 
     printf("  ");
 }
 
-static void bench_case(struct bench b, enum layout layout, double budget, double bandwidth) {
+static void bench_case(struct bench b, enum layout layout, double budget) {
     bench_open(&b, layout);
     double flops = 2.0 * (double)b.tokens * (double)b.rows * (double)b.cols;
     double bytes = (double)weight_bytes(layout, b.rows, b.cols);
@@ -262,8 +260,8 @@ static void bench_case(struct bench b, enum layout layout, double budget, double
            layout == LAYOUT_PANEL_BF16 ? "bf16" : "f32", (int)b.tokens, (int)b.rows, (int)b.cols);
     enum library last = layout == LAYOUT_PANEL_F32 && b.k->act == DTYPE_F32 ? ONEDNN : OURS;
     double best[LIBRARIES];
-    struct ceilings top = {best_times(&b, last, budget, best), bandwidth};
-    printf(" %7.1f", top.flops * 1e-9);
+    struct ceilings top = best_times(&b, last, budget, best);
+    printf(" %7.1f %6.1f", top.flops * 1e-9, top.bytes * 1e-9);
     for (enum library library = OURS; library <= last; library++)
         print_rate(flops, library == OURS ? bytes : 4.0 * (double)b.rows * (double)b.cols,
                    best[library], &top);
@@ -272,8 +270,8 @@ static void bench_case(struct bench b, enum layout layout, double budget, double
     bench_close(&b);
 }
 
-/* FMA is the peak in GFLOP/s measured beside each line; a percentage is of it or of the bandwidth,
- * whichever is nearer.
+/* FMA (GFLOP/s) and read (GB/s) are the machine's, measured beside each line; read only where the
+ * weights come from memory. A percentage is of the nearer one.
  * Usage: bench_matmul [table] [act] [seconds a case] [rows cols] */
 int main(int argc, char **argv) {
     const struct kernels *k;
@@ -288,11 +286,10 @@ int main(int argc, char **argv) {
 #if STRATA_OPENBLAS
     openblas_set_num_threads(b.stream.threads);
 #endif
-    double bandwidth = read_bandwidth(b.stream.threads);
-    printf("table %s, activations %s, %d threads, read %.1f GB/s\n", k->name, dtype_info(act)->name,
-           b.stream.threads, bandwidth * 1e-9);
-    printf("%-8s %-5s %5s %6s %6s %7s  %-25s  %-25s  %s\n", "product", "W", "T", "N", "K", "FMA",
-           "ours", "OpenBLAS", "oneDNN");
+    printf("table %s, activations %s, %d threads\n", k->name, dtype_info(act)->name,
+           b.stream.threads);
+    printf("%-8s %-5s %5s %6s %6s %7s %6s  %-25s  %-25s  %s\n", "product", "W", "T", "N", "K",
+           "FMA", "read", "ours", "OpenBLAS", "oneDNN");
     static const int64_t shapes[][2] = {{768, 768},   {3072, 768}, {768, 3072}, {32000, 768},
                                         {4096, 4096}, {16, 768},   {768, 16}};
     static const int64_t tokens[] = {1, 4, 8, 32, 256, 1024};
@@ -304,11 +301,11 @@ int main(int argc, char **argv) {
             b.product = FORWARD;
             for (size_t t = 0; t < sizeof tokens / sizeof *tokens; t++) {
                 b.tokens = tokens[t];
-                bench_case(b, (enum layout)layout, budget, bandwidth);
+                bench_case(b, (enum layout)layout, budget);
             }
             b.tokens = 1024;
             for (b.product = BACKWARD_INPUT; b.product <= BACKWARD_WEIGHT; b.product++)
-                bench_case(b, (enum layout)layout, budget, bandwidth);
+                bench_case(b, (enum layout)layout, budget);
         }
     }
     return 0;
