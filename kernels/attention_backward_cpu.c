@@ -70,17 +70,15 @@ static void load_chunk(const struct item *t, const struct chunk *c) {
     }
 }
 
-/* p and ds of one row from its scores and its do . v, zero where the row does not see a key. */
-static void gradient_row(float *p, float *ds, int begin, int end, float lse, float delta) {
+/* p and ds of one row from its scores and its do . v, zero for keys that the row does not see. */
+static void gradient_row(float *p, float *ds, uint64_t mask, float lse, float delta) {
     v16 base = v16_splat(lse), shift = v16_splat(delta);
-    for (int j = 0; j < ATTENTION_BLOCK; j += V16_LANES) {
+    for (int j = 0; j < ATTENTION_BLOCK; j += V16_LANES, mask >>= V16_LANES) {
+        uint32_t seen = (uint32_t)mask & 0xffff;
         v16 weight = v16_exp(v16_sub(v16_load(p + j), base));
-        v16_store(ds + j, v16_mul(weight, v16_sub(v16_load(ds + j), shift)));
-        v16_store(p + j, weight);
-    }
-    for (int j = 0; j < ATTENTION_BLOCK; j++) {
-        if (j == begin) j = end;
-        if (j < ATTENTION_BLOCK) p[j] = ds[j] = 0.0f;
+        v16 gradient = v16_mul(weight, v16_sub(v16_load(ds + j), shift));
+        v16_store(ds + j, v16_select(seen, gradient, v16_zero()));
+        v16_store(p + j, v16_select(seen, weight, v16_zero()));
     }
 }
 
@@ -108,8 +106,8 @@ static void gradient_of_scores(const struct item *t, const struct chunk *c, int6
     for (int r = 0; r < c->rows; r++) {
         int64_t query = query_of(t, c->first + r);
         int begin = visible_begin(t, c->first + r, key), end = visible_end(t, c->first + r, key);
-        if (begin >= end) begin = end = ATTENTION_BLOCK;
-        gradient_row(w->p + r * ATTENTION_BLOCK, w->ds + r * ATTENTION_BLOCK, begin, end,
+        uint64_t mask = begin < end ? slots_between(begin, end - 1) : 0;
+        gradient_row(w->p + r * ATTENTION_BLOCK, w->ds + r * ATTENTION_BLOCK, mask,
                      t->args->lse[query], t->args->scratch[query]);
     }
 }

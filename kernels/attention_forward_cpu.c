@@ -42,13 +42,13 @@ static int64_t query_of(const struct chunk *c, int slot) {
     return token * c->args->shape.heads + (c->kv_head + slot / c->rows) * c->group + row % c->group;
 }
 
-/* Online softmax of one row in one block: p = exp(s - max) in place for slots [low, high], 0
+/* Online softmax of one row in one block: p = exp(s - max) in place for the slots in the mask, 0
  * elsewhere; the row's sum and output so far are rescaled when its maximum grows. */
-static void softmax_row(float *p, int low, int high, float *max, float *sum, float *o, int width) {
-    for (int j = 0; j < low; j++) p[j] = -INFINITY;
-    for (int j = high + 1; j < ATTENTION_BLOCK; j++) p[j] = -INFINITY;
-    v16 slots[4];
-    for (int v = 0; v < 4; v++) slots[v] = v16_load(p + v * V16_LANES);
+static void softmax_row(float *p, uint64_t mask, float *max, float *sum, float *o, int width) {
+    v16 slots[4], lowest = v16_splat(-INFINITY);
+    for (int v = 0; v < 4; v++)
+        slots[v] = v16_select((uint32_t)(mask >> (v * V16_LANES)) & 0xffff,
+                              v16_load(p + v * V16_LANES), lowest);
     float highest = v16_max_lane(v16_max(v16_max(slots[0], slots[1]), v16_max(slots[2], slots[3])));
     if (!(highest <= *max)) {
         v16 factor = v16_exp(v16_splat(*max - highest));
@@ -96,10 +96,9 @@ static void forward_tile(const struct chunk *c, struct forward_scratch *w, int b
             for (int v = 0; v < ATTENTION_BLOCK; v += V16_LANES) v16_store(p + v, v16_zero());
             continue;
         }
-        softmax_row(p, first < 0 ? 0 : (int)first,
-                    last < ATTENTION_BLOCK ? (int)last : ATTENTION_BLOCK - 1,
-                    &w->max[base + row + r], &w->sum[base + row + r],
-                    w->o + (base + row + r) * width, width);
+        int slot = base + row + r;
+        softmax_row(p, slots_between(first, last), &w->max[slot], &w->sum[slot],
+                    w->o + slot * width, width);
     }
     struct product outputs = {.c = w->o + (base + row) * width,
                               .c_row = width,

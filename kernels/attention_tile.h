@@ -36,6 +36,13 @@ static inline int64_t first_visible_key(const struct attention_shape *shape, int
     return shape->window > 0 && position >= shape->window ? position - shape->window + 1 : 0;
 }
 
+/* One bit for each slot of a block in [first, last]; either may lie outside, first <= last. */
+static inline uint64_t slots_between(int64_t first, int64_t last) {
+    uint64_t from = first > 0 ? ~0ull << first : ~0ull;
+    uint64_t to = last < ATTENTION_BLOCK - 1 ? ~0ull >> (ATTENTION_BLOCK - 1 - last) : ~0ull;
+    return from & to;
+}
+
 /* The keys (or values) of one sequence and head. */
 struct head_rows {
     const void *data;

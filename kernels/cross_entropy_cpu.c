@@ -7,13 +7,6 @@
 
 enum { GRAIN = 1 << 14, UNROLL = 4 };
 
-static v16 load_or_lowest(const float *row, int64_t left) {
-    if (left >= V16_LANES) return v16_load(row);
-    float lanes[V16_LANES];
-    for (int i = 0; i < V16_LANES; i++) lanes[i] = i < left ? row[i] : -INFINITY;
-    return v16_load(lanes);
-}
-
 static float row_maximum(const float *row, int64_t vocab) {
     v16 max[UNROLL];
     for (int j = 0; j < UNROLL; j++) max[j] = v16_splat(-INFINITY);
@@ -21,7 +14,8 @@ static float row_maximum(const float *row, int64_t vocab) {
     for (; i + UNROLL * V16_LANES <= vocab; i += UNROLL * V16_LANES)
         for (int j = 0; j < UNROLL; j++)
             max[j] = v16_max(v16_load(row + i + j * V16_LANES), max[j]);
-    for (; i < vocab; i += V16_LANES) max[0] = v16_max(load_or_lowest(row + i, vocab - i), max[0]);
+    for (; i < vocab; i += V16_LANES)
+        max[0] = v16_max(v16_load_or_lowest(row + i, vocab - i), max[0]);
     return v16_max_lane(v16_max(v16_max(max[0], max[1]), v16_max(max[2], max[3])));
 }
 
@@ -34,7 +28,7 @@ static float row_sum(const float *row, int64_t vocab, float max) {
         for (int j = 0; j < UNROLL; j++)
             sum[j] = v16_add(sum[j], v16_exp(v16_sub(v16_load(row + i + j * V16_LANES), base)));
     for (; i < vocab; i += V16_LANES)
-        sum[0] = v16_add(sum[0], v16_exp(v16_sub(load_or_lowest(row + i, vocab - i), base)));
+        sum[0] = v16_add(sum[0], v16_exp(v16_sub(v16_load_or_lowest(row + i, vocab - i), base)));
     return v16_sum(v16_add(v16_add(sum[0], sum[1]), v16_add(sum[2], sum[3])));
 }
 

@@ -65,54 +65,48 @@ void VARIANT(swiglu_backward_cpu)(struct stream *s, void *dgate, void *dup, cons
     }
 }
 
-enum { BATCH = 16 }; /* generator blocks made side by side, four words each */
+enum { BATCH = 32 }; /* numbers made side by side: eight blocks of the generator, four words each */
 
-/* words = the blocks of rng_draw(seed, RNG_DROPOUT, domain, first .. first + BATCH - 1), one after
- * the other: rng_philox over lanes. */
-static void draw_batch(uint32_t words[4 * BATCH], const struct dropout_args *a, uint64_t first) {
-    uint64_t high = ((uint64_t)RNG_DROPOUT << 56) ^ a->domain;
+/* The words of blocks first .. first + 7 of rng_draw(seed, RNG_DROPOUT, domain, .), in order: one
+ * block a lane, the upper half of a lane being of no account in rng_philox's products. */
+static void draw_batch(uint32_t words[BATCH], const struct dropout_args *a, uint64_t first) {
+    uint64_t high = ((uint64_t)RNG_DROPOUT << 56) ^ a->domain, count[8], lanes[4][8];
+    for (uint64_t i = 0; i < 8; i++) count[i] = first + i;
+    w8 c0 = w8_load(count), c1 = w8_high(c0), c2 = w8_splat(high), c3 = w8_splat(high >> 32);
     uint32_t k0 = (uint32_t)a->seed, k1 = (uint32_t)(a->seed >> 32);
-    uint32_t c0[BATCH], c1[BATCH], c2[BATCH], c3[BATCH];
-    for (uint32_t i = 0; i < BATCH; i++) {
-        c0[i] = (uint32_t)(first + i);
-        c1[i] = (uint32_t)((first + i) >> 32);
-        c2[i] = (uint32_t)high;
-        c3[i] = (uint32_t)(high >> 32);
-    }
     for (int round = 0; round < 10; round++) {
-        for (int i = 0; i < BATCH; i++) {
-            uint64_t p0 = (uint64_t)0xD2511F53u * c0[i], p1 = (uint64_t)0xCD9E8D57u * c2[i];
-            c0[i] = (uint32_t)(p1 >> 32) ^ c1[i] ^ k0;
-            c2[i] = (uint32_t)(p0 >> 32) ^ c3[i] ^ k1;
-            c1[i] = (uint32_t)p1;
-            c3[i] = (uint32_t)p0;
-        }
+        w8 p0 = w8_product(c0, w8_splat(0xD2511F53u)), p1 = w8_product(c2, w8_splat(0xCD9E8D57u));
+        c0 = w8_xor(w8_xor(w8_high(p1), c1), w8_splat(k0));
+        c2 = w8_xor(w8_xor(w8_high(p0), c3), w8_splat(k1));
+        c1 = p1;
+        c3 = p0;
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    for (int i = 0; i < BATCH; i++) {
-        words[4 * i] = c0[i];
-        words[4 * i + 1] = c1[i];
-        words[4 * i + 2] = c2[i];
-        words[4 * i + 3] = c3[i];
-    }
+    w8_store(lanes[0], c0);
+    w8_store(lanes[1], c1);
+    w8_store(lanes[2], c2);
+    w8_store(lanes[3], c3);
+    for (int i = 0; i < BATCH; i++) words[i] = (uint32_t)lanes[i % 4][i / 4];
 }
 
 static void dropout_row(const struct dropout_args *a, int64_t row, float keep) {
     const act_t *x = (const act_t *)a->x + row * a->width;
     act_t *y = (act_t *)a->y + row * a->width;
     uint64_t base = (uint64_t)a->row_id[row] * (uint64_t)a->width;
-    for (int64_t i = 0; i < a->width;) {
-        uint32_t words[4 * BATCH];
-        uint64_t element = base + (uint64_t)i;
-        draw_batch(words, a, element / 4);
-        int64_t skip = (int64_t)(element % 4), count = 4 * BATCH - skip;
-        if (count > a->width - i) count = a->width - i;
-        for (int64_t j = 0; j < count; j++) {
-            bool kept = rng_unit(words[skip + j]) >= a->p;
-            y[i + j] = act_store(kept ? act_load(x[i + j]) * keep : 0.0f);
+    v16 factor = v16_splat(keep), bound = v16_splat(a->p);
+    int64_t skip = (int64_t)(base % 4); /* words of the first block that are the row before's */
+    for (int64_t i = -skip; i < a->width; i += BATCH) {
+        uint32_t words[BATCH];
+        float units[BATCH + V16_LANES] = {0}; /* a last vector may reach beyond */
+        draw_batch(words, a, (base + (uint64_t)i) / 4);
+        for (int j = 0; j < BATCH; j++) units[j] = rng_unit(words[j]);
+        int64_t from = i < 0 ? 0 : i, end = i + BATCH < a->width ? i + BATCH : a->width;
+        for (int64_t j = from; j < end; j += V16_LANES) {
+            v16 kept = v16_mul(v16_load_act_part(x + j, end - j), factor);
+            kept = v16_zero_below(kept, v16_load(units + (j - i)), bound);
+            v16_store_act_part(y + j, kept, end - j);
         }
-        i += count;
     }
 }
 

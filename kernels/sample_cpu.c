@@ -10,19 +10,12 @@
 #include <math.h>
 #include <string.h>
 
-static v16 load_or_lowest(const float *row, int64_t left) {
-    if (left >= V16_LANES) return v16_load(row);
-    float lanes[V16_LANES];
-    for (int i = 0; i < V16_LANES; i++) lanes[i] = i < left ? row[i] : -INFINITY;
-    return v16_load(lanes);
-}
-
 /* The highest of the row; NAN when it holds a NaN or +infinity. */
 static float row_maximum(const float *row, int32_t count) {
     v16 max = v16_splat(-INFINITY), most = v16_splat(FLT_MAX);
     uint32_t fine = 0xffff;
     for (int32_t i = 0; i < count; i += V16_LANES) {
-        v16 x = load_or_lowest(row + i, count - i);
+        v16 x = v16_load_or_lowest(row + i, count - i);
         fine &= v16_mask_ge(most, x);
         max = v16_max(x, max);
     }
@@ -41,7 +34,7 @@ static double exponentials(const struct sample_args *a, float max) {
     v16 base = v16_splat(max), temperature = v16_splat(a->params.temperature);
     v16_double sum = v16_double_zero();
     for (int32_t i = 0; i < a->vocab; i += V16_LANES) {
-        v16 x = load_or_lowest(a->scratch + i, a->vocab - i);
+        v16 x = v16_load_or_lowest(a->scratch + i, a->vocab - i);
         v16 p = v16_exp(v16_div(v16_sub(x, base), temperature));
         sum = v16_double_add(sum, p);
         v16_store_part(a->scratch + i, p, a->vocab - i);
@@ -226,7 +219,7 @@ void VARIANT(sample_cpu)(struct stream *s, const struct sample_args *a) {
     float max = row_maximum(a->logits, a->vocab);
     v16_double sum = v16_double_zero();
     for (int32_t i = 0; i < a->vocab; i += V16_LANES) {
-        v16 x = load_or_lowest(a->logits + i, a->vocab - i);
+        v16 x = v16_load_or_lowest(a->logits + i, a->vocab - i);
         sum = v16_double_add(sum, v16_exp(v16_sub(x, v16_splat(max))));
     }
     double above = (double)a->logits[*a->token] - (double)max;

@@ -7,14 +7,12 @@
 #include "kernels/simd.h"
 #include "kernels/variant.h"
 
+#include <math.h>
+
 enum { V16_LANES = 16 };
 
 #if defined(__AVX512F__)
 
-/* Past the caches; `to` is 64-byte aligned. */
-static inline void v16_stream(float *to, v16 x) {
-    _mm512_stream_ps(to, x);
-}
 static inline v16 v16_sub(v16 a, v16 b) {
     return _mm512_sub_ps(a, b);
 }
@@ -49,6 +47,10 @@ static inline v16 v16_scale2(v16 x, v16 n) {
 static inline v16 v16_zero_below(v16 x, v16 a, v16 b) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ), x);
 }
+/* Lanes whose bit is set from x, the others from `other`. */
+static inline v16 v16_select(uint32_t mask, v16 x, v16 other) {
+    return _mm512_mask_mov_ps(other, (__mmask16)mask, x);
+}
 /* One bit a lane. */
 static inline uint32_t v16_mask_ge(v16 a, v16 b) {
     return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
@@ -62,6 +64,28 @@ static inline __m256 v16_low(v16 x) {
 }
 static inline __m256 v16_high(v16 x) {
     return _mm512_extractf32x8_ps(x, 1);
+}
+
+/* Eight 64-bit words, of which products take the low half. */
+typedef __m512i w8;
+
+static inline w8 w8_splat(uint64_t x) {
+    return _mm512_set1_epi64((long long)x);
+}
+static inline w8 w8_load(const uint64_t *from) {
+    return _mm512_loadu_si512(from);
+}
+static inline void w8_store(uint64_t *to, w8 x) {
+    _mm512_storeu_si512(to, x);
+}
+static inline w8 w8_product(w8 a, w8 b) {
+    return _mm512_mul_epu32(a, b);
+}
+static inline w8 w8_high(w8 x) {
+    return _mm512_srli_epi64(x, 32);
+}
+static inline w8 w8_xor(w8 a, w8 b) {
+    return _mm512_xor_si512(a, b);
 }
 
 /* Sixteen doubles, for sums that must not lose bits. */
@@ -90,10 +114,6 @@ static inline double v16_double_sum(v16_double x) {
 
 #else
 
-static inline void v16_stream(float *to, v16 x) {
-    _mm256_stream_ps(to, x.low);
-    _mm256_stream_ps(to + 8, x.high);
-}
 static inline v16 v16_sub(v16 a, v16 b) {
     return (v16){_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
 }
@@ -134,6 +154,14 @@ static inline v16 v16_zero_below(v16 x, v16 a, v16 b) {
     return (v16){_mm256_and_ps(x.low, _mm256_cmp_ps(a.low, b.low, _CMP_NLT_UQ)),
                  _mm256_and_ps(x.high, _mm256_cmp_ps(a.high, b.high, _CMP_NLT_UQ))};
 }
+static inline __m256 v8_select(uint32_t mask, __m256 x, __m256 other) {
+    __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    __m256i set = _mm256_and_si256(_mm256_set1_epi32((int)mask), bit);
+    return _mm256_blendv_ps(other, x, _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bit)));
+}
+static inline v16 v16_select(uint32_t mask, v16 x, v16 other) {
+    return (v16){v8_select(mask, x.low, other.low), v8_select(mask >> 8, x.high, other.high)};
+}
 static inline uint32_t v16_mask_ge(v16 a, v16 b) {
     int low = _mm256_movemask_ps(_mm256_cmp_ps(a.low, b.low, _CMP_GE_OQ));
     int high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_GE_OQ));
@@ -147,6 +175,31 @@ static inline __m256 v16_low(v16 x) {
 }
 static inline __m256 v16_high(v16 x) {
     return x.high;
+}
+
+typedef struct {
+    __m256i low, high;
+} w8;
+
+static inline w8 w8_splat(uint64_t x) {
+    return (w8){_mm256_set1_epi64x((long long)x), _mm256_set1_epi64x((long long)x)};
+}
+static inline w8 w8_load(const uint64_t *from) {
+    return (w8){_mm256_loadu_si256((const __m256i *)(const void *)from),
+                _mm256_loadu_si256((const __m256i *)(const void *)(from + 4))};
+}
+static inline void w8_store(uint64_t *to, w8 x) {
+    _mm256_storeu_si256((__m256i *)(void *)to, x.low);
+    _mm256_storeu_si256((__m256i *)(void *)(to + 4), x.high);
+}
+static inline w8 w8_product(w8 a, w8 b) {
+    return (w8){_mm256_mul_epu32(a.low, b.low), _mm256_mul_epu32(a.high, b.high)};
+}
+static inline w8 w8_high(w8 x) {
+    return (w8){_mm256_srli_epi64(x.low, 32), _mm256_srli_epi64(x.high, 32)};
+}
+static inline w8 w8_xor(w8 a, w8 b) {
+    return (w8){_mm256_xor_si256(a.low, b.low), _mm256_xor_si256(a.high, b.high)};
 }
 
 typedef struct {
@@ -217,6 +270,12 @@ static inline void v16_store_part(float *to, v16 x, int64_t count) {
     float lanes[V16_LANES];
     v16_store(lanes, x);
     for (int64_t i = 0; i < count; i++) to[i] = lanes[i];
+}
+
+/* The same with -infinity for the lanes beyond. */
+static inline v16 v16_load_or_lowest(const float *from, int64_t count) {
+    if (count >= V16_LANES) return v16_load(from);
+    return v16_select((1u << count) - 1, v16_load_part(from, count), v16_splat(-INFINITY));
 }
 
 /* Activations in memory. */
