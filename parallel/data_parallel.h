@@ -1,6 +1,6 @@
 /* Data parallelism: every rank computes gradients of its own samples; a step's gradients are the
- * sum over ranks (no average: loss weights are normalised over the global batch beforehand,
- * docs: sum of token losses / valid tokens of all ranks).
+ * sum over ranks. No average: loss weights are divided by the valid tokens of the global batch
+ * beforehand.
  *
  * Gradients live in buckets of about bucket_bytes, in the order in which backward completes them,
  * so one reduction covers many parameters and starts while lower layers still compute:
