@@ -1,12 +1,12 @@
 #define _GNU_SOURCE
 #include "serve/api.h"
 
+#include "core/printable.h"
 #include "kernels/base/rng.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 struct route {
     const char *method, *path;
@@ -107,20 +107,9 @@ struct http_source *api_reply_json(struct http_reply *reply, json_t *json) {
 json_t *api_json_text(const char *bytes, size_t count) {
     json_t *text = json_stringn(bytes, count);
     if (text) return text;
-    char *clean = malloc(3 * count + 1);
-    if (!clean) return NULL;
-    size_t length = 0;
-    for (size_t i = 0; i < count;) {
-        utf8proc_int32_t character;
-        utf8proc_ssize_t step = utf8proc_iterate((const utf8proc_uint8_t *)bytes + i,
-                                                 (utf8proc_ssize_t)(count - i), &character);
-        const char *from = step > 0 ? bytes + i : "\xEF\xBF\xBD";
-        size_t taken = step > 0 ? (size_t)step : 3;
-        memcpy(clean + length, from, taken);
-        length += taken;
-        i += step > 0 ? (size_t)step : 1;
-    }
-    text = json_stringn(clean, length);
+    size_t length;
+    char *clean = utf8_clean(bytes, count, &length);
+    if (clean) text = json_stringn(clean, length);
     free(clean);
     return text;
 }
