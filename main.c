@@ -15,7 +15,9 @@ struct command {
 };
 
 static const struct command commands[] = {
+    {"convert", cmd_convert, "merge an adapter, export safetensors or GGUF"},
     {"data", cmd_data, "token files and vocabularies out of text"},
+    {"eval", cmd_eval, "logits, loss and gradients of tokens, perplexity of texts"},
     {"inspect", cmd_inspect, "what a model file holds: metadata, tensors, parameters, bytes"},
     {"tokenize", cmd_tokenize, "text to token ids and back, by any tokenizer"},
     {"train", cmd_train, "train or fine-tune as a run file says, on one or many ranks"},

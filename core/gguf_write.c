@@ -122,6 +122,12 @@ void gguf_put_value(struct gguf_metadata *metadata, const struct gguf_value *val
     metadata->count++;
 }
 
+void gguf_put_all(struct gguf_metadata *metadata, const struct gguf_metadata *others) {
+    if (metadata->status == STATUS_OK) metadata->status = others->status;
+    put(metadata, others->bytes, others->used);
+    metadata->count += others->count;
+}
+
 void gguf_metadata_free(struct gguf_metadata *metadata) {
     free(metadata->bytes);
     *metadata = (struct gguf_metadata){0};

@@ -40,6 +40,9 @@ void gguf_put_strings(struct gguf_metadata *metadata, const char *key,
 /* A pair of another file as it is, unless it is general.alignment: this writer has its own. */
 void gguf_put_value(struct gguf_metadata *metadata, const struct gguf_value *value);
 
+/* The pairs of another list. */
+void gguf_put_all(struct gguf_metadata *metadata, const struct gguf_metadata *others);
+
 /* May be called twice. */
 void gguf_metadata_free(struct gguf_metadata *metadata);
 

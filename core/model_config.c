@@ -292,16 +292,20 @@ enum status model_config_read(struct model_config *config, const struct model_fi
     return STATUS_OK;
 }
 
-static json_t *rope_object(const struct rope_config *rope) {
+static json_t *rope_object(const struct model_config *config) {
+    const struct rope_config *rope = &config->rope;
     static const char *const names[] = {[ROPE_SCALING_NONE] = "default",
                                         [ROPE_SCALING_LINEAR] = "linear",
                                         [ROPE_SCALING_DYNAMIC] = "dynamic",
                                         [ROPE_SCALING_LLAMA3] = "llama3",
                                         [ROPE_SCALING_YARN] = "yarn"};
-    json_t *object =
-        json_pack("{s:s, s:f, s:f, s:I}", "rope_type", names[rope->scaling], "rope_theta",
-                  rope->theta, "factor", rope->factor, "original_max_position_embeddings",
-                  (json_int_t)rope->original_context);
+    json_t *object = json_pack("{s:s, s:f, s:f}", "rope_type", names[rope->scaling], "rope_theta",
+                               rope->theta, "factor", rope->factor);
+    /* Hugging Face warns of the key where the scaling has no use for it */
+    if (rope->original_context != config->max_context || rope->scaling == ROPE_SCALING_LLAMA3 ||
+        rope->scaling == ROPE_SCALING_YARN)
+        json_object_set_new(object, "original_max_position_embeddings",
+                            json_integer(rope->original_context));
     if (rope->scaling == ROPE_SCALING_LLAMA3) {
         json_object_set_new(object, "low_freq_factor", json_real(rope->low_frequency_factor));
         json_object_set_new(object, "high_freq_factor", json_real(rope->high_frequency_factor));
@@ -362,10 +366,12 @@ enum status model_config_write_hf(const struct model_config *config, char **json
     json_t *eos = json_array();
     for (int i = 0; i < config->eos_count; i++)
         json_array_append_new(eos, json_integer(config->eos[i]));
-    json_object_set_new(root, "eos_token_id", eos);
+    if (config->eos_count == 0) json_object_set_new(root, "eos_token_id", json_null());
+    if (config->eos_count > 0) json_object_set(root, "eos_token_id", eos);
+    json_decref(eos);
     json_object_set_new(root, "rope_scaling",
                         config->rope.scaling == ROPE_SCALING_NONE ? json_null()
-                                                                  : rope_object(&config->rope));
+                                                                  : rope_object(config));
     write_family_options(root, config);
     *json = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
     json_decref(root);

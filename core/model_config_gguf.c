@@ -3,6 +3,7 @@
 
 #include "core/weights.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -68,9 +69,8 @@ static enum status read_rope(struct model_config *config, const struct metadata 
     rope->context = config->max_context;
     rope->original_context =
         integer_or(metadata, "rope.scaling.original_context_length", config->max_context);
-    rope->beta_fast = 32.0;
-    rope->beta_slow = 1.0;
-    rope->attention_factor = number_or(metadata, "rope.scaling.attn_factor", 0.0);
+    rope->beta_fast = number_or(metadata, "rope.scaling.yarn_beta_fast", 32.0);
+    rope->beta_slow = number_or(metadata, "rope.scaling.yarn_beta_slow", 1.0);
     rope->truncate = true;
     const struct gguf_value *type = find(metadata, "rope.scaling.type");
     struct gguf_string name = {"none", 4};
@@ -78,7 +78,9 @@ static enum status read_rope(struct model_config *config, const struct metadata 
     if (name.bytes == 6 && memcmp(name.text, "linear", 6) == 0) {
         rope->scaling = ROPE_SCALING_LINEAR;
     } else if (name.bytes == 4 && memcmp(name.text, "yarn", 4) == 0) {
-        rope->scaling = ROPE_SCALING_YARN;
+        rope->scaling = ROPE_SCALING_YARN; /* whose own factor the file's multiplies */
+        rope->attention_factor =
+            number_or(metadata, "rope.scaling.attn_factor", 1.0) * (0.1 * log(rope->factor) + 1.0);
     } else if (!(name.bytes == 4 && memcmp(name.text, "none", 4) == 0)) {
         return status_fail(STATUS_UNSUPPORTED, "%s: rope scaling '%.*s' is not none, linear, yarn",
                            metadata->file->path, (int)name.bytes, name.text);
@@ -152,6 +154,7 @@ enum status model_config_read_gguf(struct model_config *config, const struct mod
     config->window = integer_or(&metadata, "attention.sliding_window", 0);
     for (int layer = 0; layer < config->layers; layer++)
         config->sliding[layer] = config->window > 0;
+    if (config->family == FAMILY_LLAMA && config->window > 0) config->family = FAMILY_MISTRAL;
     config->tied = !has_tensor(&metadata, WEIGHT_HEAD);
     config->qkv_bias = has_tensor(&metadata, WEIGHT_Q_BIAS);
     config->o_bias = has_tensor(&metadata, WEIGHT_O_BIAS);

@@ -27,6 +27,7 @@ struct pretokenize_op {
     enum pretokenize_kind kind;
     struct regex *regex;          /* SPLIT; BYTES: GPT-2's, or NULL */
     enum split_behavior behavior; /* SPLIT */
+    uint64_t pattern;             /* SPLIT: a hash of the regex's text */
     bool invert;                  /* SPLIT: what doesn't match is the match */
     bool add_prefix_space;        /* BYTES */
     enum metaspace_prefix prefix; /* METASPACE */

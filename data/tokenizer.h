@@ -42,6 +42,13 @@ enum status tokenizer_open_bytes(struct tokenizer **tokenizer, const char *data,
 /* From an open GGUF's metadata; borrows nothing after it returns. */
 enum status tokenizer_open_gguf(struct tokenizer **tokenizer, const struct model_file *file);
 
+/* The other way: adds tokenizer.ggml.* and the chat template to `metadata` (core/gguf_write.h) for
+ * a model of `vocab` ids; ids without a token are filled up. STATUS_UNSUPPORTED says what of this
+ * tokenizer GGUF can't express, STATUS_SHAPE that it has more tokens than ids. */
+struct gguf_metadata;
+enum status tokenizer_put_gguf(const struct tokenizer *tokenizer, int64_t vocab,
+                               struct gguf_metadata *metadata);
+
 void tokenizer_close(struct tokenizer *tokenizer);
 
 /* Appends the ids of `bytes` bytes of UTF-8 (invalid bytes are encoded as bytes where the model

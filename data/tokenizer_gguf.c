@@ -131,6 +131,40 @@ static enum status read_rule(struct tokenizer *tokenizer, const struct model_fil
                        name.bytes < 80 ? (int)name.bytes : 80, name.text);
 }
 
+static bool same_steps(const struct tokenizer *a, const struct tokenizer *b) {
+    if (a->normalizer.count != b->normalizer.count ||
+        a->pretokenizer.count != b->pretokenizer.count || a->bpe.whole_words != b->bpe.whole_words)
+        return false;
+    for (int i = 0; i < a->normalizer.count; i++) /* rules have no other normaliser than NFC */
+        if (a->normalizer.ops[i].kind != NORMALIZE_NFC ||
+            b->normalizer.ops[i].kind != NORMALIZE_NFC)
+            return false;
+    for (int i = 0; i < a->pretokenizer.count; i++) {
+        const struct pretokenize_op *x = &a->pretokenizer.ops[i], *y = &b->pretokenizer.ops[i];
+        if (x->kind != y->kind || x->behavior != y->behavior || x->pattern != y->pattern ||
+            x->invert != y->invert || x->add_prefix_space != y->add_prefix_space ||
+            !x->regex != !y->regex)
+            return false;
+    }
+    return true;
+}
+
+enum status tokenizer_gguf_rule(const struct tokenizer *tokenizer, const char **name) {
+    *name = NULL;
+    for (size_t i = 0; !*name && i < sizeof rules / sizeof rules[0]; i++) {
+        struct tokenizer *steps;
+        TRY(tokenizer_create(&steps));
+        enum status status = apply_rule(steps, &rules[i]);
+        if (status == STATUS_OK && same_steps(tokenizer, steps)) *name = rules[i].name;
+        tokenizer_close(steps);
+        TRY(status);
+    }
+    if (*name) return STATUS_OK;
+    return status_fail(
+        STATUS_UNSUPPORTED,
+        "GGUF has no name for what the tokenizer's normalizers and pre-tokenizers do");
+}
+
 static int64_t integer_of(const struct model_file *file, const char *key, int64_t otherwise) {
     const struct gguf_value *value = gguf_find(file, key);
     int64_t number;

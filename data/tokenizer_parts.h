@@ -146,6 +146,10 @@ enum status tokenizer_read_config(struct tokenizer *tokenizer, const char *direc
 /* BOS and EOS by the names they usually have, where no file says which they are. */
 void tokenizer_guess_ends(struct tokenizer *tokenizer);
 
+/* The name by which GGUF knows a byte-level BPE's normaliser and pre-tokenizer; a literal.
+ * STATUS_UNSUPPORTED when it has none. */
+enum status tokenizer_gguf_rule(const struct tokenizer *tokenizer, const char **name);
+
 /* The whole file; the caller frees *data. It is followed by a NUL. */
 enum status read_whole_file(const char *path, char **data, size_t *bytes);
 

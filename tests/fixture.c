@@ -66,6 +66,32 @@ void fixture_close(struct fixture *fixture) {
     model_file_close(&fixture->expected);
 }
 
+float *model_logits(const struct model *model, const int32_t *ids, int64_t count, float *hidden) {
+    const struct kernels *kernels;
+    const struct workspace_plan plan = {.tokens = count, .logit_rows = count, .keep = ACTS_ALL};
+    struct workspace *ws = calloc(1, sizeof *ws);
+    struct packed_batch packed;
+    size_t layer_elements = (size_t)(count * model->config.hidden);
+    float *logits = malloc((size_t)(count * model->config.vocab) * sizeof *logits);
+    int32_t *rows = malloc((size_t)count * sizeof *rows);
+    for (int64_t i = 0; i < count; i++) rows[i] = (int32_t)i;
+    assert_ok(kernels_cpu(&kernels, NULL, DTYPE_F32));
+    assert_ok(workspace_open(ws, model, kernels, 2, NULL, &plan));
+    assert_ok(packed_batch_create(&packed, count, 1));
+    packed_batch_add(&packed, ids, count, 1.0f);
+    stage_forward(&ws->exec, model, &packed.batch, &ws->acts);
+    head_logits(&ws->exec, model, logits, ws->acts.hidden, rows, count);
+    assert_ok(stream_check(&ws->stream));
+    for (int layer = 0; hidden && layer < model->config.layers; layer++)
+        memcpy(hidden + (size_t)layer * layer_elements, ws->acts.blocks[layer].out,
+               layer_elements * sizeof *hidden);
+    packed_batch_free(&packed);
+    workspace_close(ws);
+    free(ws);
+    free(rows);
+    return logits;
+}
+
 void fixture_train(struct fixture *fixture, struct param *params, int count) {
     size_t bytes = 0;
     for (int i = 0; i < count; i++) {

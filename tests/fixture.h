@@ -28,6 +28,10 @@ void fixture_close(struct fixture *fixture);
 /* fp32 values of an expected tensor; the caller frees them. */
 float *fixture_expected(const struct fixture *fixture, const char *name, int64_t *count);
 
+/* Logits (count, V) of one sequence in fp32 by the best op table; the caller frees them. The
+ * residual streams after each layer go to `hidden` (L, count, C) unless it is NULL. */
+float *model_logits(const struct model *model, const int32_t *ids, int64_t count, float *hidden);
+
 /* Gives every parameter of the list a zeroed gradient out of fixture->gradients. */
 void fixture_train(struct fixture *fixture, struct param *params, int count);
 

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 from common import numbered, scratch, strata, write_tokens
 
 BF16 = ["--dtype", "bf16"]  # compute in bf16
-F32 = ["--dtype", "f32"]  # compute in fp32, whatever the weights are stored in
+F32 = ["--dtype", "fp32"]  # compute in fp32, whatever the weights are stored in
 
 
 class Evaluation:
@@ -100,7 +100,8 @@ def lora_new(rank, alpha, targets, rslora):
 
 def convert(model, output, *, kind="f32", adapter=None):
     """A directory of safetensors, or one GGUF file where output ends so. f32, f16, bf16, q8_0."""
-    arguments = ["convert", model, output, "--type", kind]
+    form = "gguf" if output.suffix == ".gguf" else "safetensors"
+    arguments = ["convert", model, output, "--type", form, "--dtype", kind]
     strata(*arguments, *(["--adapter", adapter] if adapter else []))
     return output
 

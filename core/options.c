@@ -1,0 +1,80 @@
+#include "core/options.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_ROWS = 32 };
+
+/* Where the parse stands: which rows were given. */
+struct parse {
+    const struct option_row *rows;
+    int count;
+    bool seen[MAX_ROWS];
+};
+
+static bool is_option(const char *text) {
+    return text[0] == '-' && text[1] == '-' && text[2];
+}
+
+/* The row of an argument: its name's, or the next positional one; -1 when there is none. */
+static int find_row(const struct parse *parse, const char *text) {
+    for (int i = 0; i < parse->count; i++) {
+        const char *name = parse->rows[i].name;
+        if (is_option(text) ? name && strcmp(name, text) == 0 : !name && !parse->seen[i]) return i;
+    }
+    return -1;
+}
+
+static enum status read_integer(const struct option_row *row, const char *text) {
+    char *end;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (end == text || *end || errno || value < row->low || value > row->high)
+        return status_fail(STATUS_CONFIG, "%s: '%s' is no number from %lld to %lld", row->name,
+                           text, (long long)row->low, (long long)row->high);
+    *(int64_t *)row->value = value;
+    return STATUS_OK;
+}
+
+/* Takes the values at argv[*at]; *at goes behind them. */
+static enum status read_values(const struct option_row *row, int argc, char **argv, int *at) {
+    if (row->kind == OPTION_FLAG) {
+        *(bool *)row->value = true;
+        return STATUS_OK;
+    }
+    int first = *at;
+    if (first == argc || is_option(argv[first]))
+        return status_fail(STATUS_CONFIG, "%s needs a value", row->name);
+    *at = first + 1;
+    if (row->kind == OPTION_INTEGER) return read_integer(row, argv[first]);
+    if (row->kind == OPTION_TEXT) {
+        *(const char **)row->value = argv[first];
+        return STATUS_OK;
+    }
+    while (*at < argc && !is_option(argv[*at])) ++*at;
+    *(struct option_list *)row->value = (struct option_list){argv + first, *at - first};
+    return STATUS_OK;
+}
+
+enum status options_parse(const struct option_row *rows, int count, int argc, char **argv) {
+    struct parse parse = {.rows = rows, .count = count};
+    assert(count <= MAX_ROWS);
+    for (int at = 1; at < argc;) {
+        const char *text = argv[at];
+        int row = find_row(&parse, text);
+        if (row < 0)
+            return status_fail(STATUS_CONFIG, "%s '%s'",
+                               is_option(text) ? "unknown option" : "unexpected argument", text);
+        if (parse.seen[row]) return status_fail(STATUS_CONFIG, "%s is said twice", text);
+        parse.seen[row] = true;
+        if (is_option(text)) at++;
+        TRY(read_values(&rows[row], argc, argv, &at));
+    }
+    for (int i = 0; i < count; i++)
+        if (rows[i].required && !parse.seen[i])
+            return status_fail(STATUS_CONFIG, "%s is missing",
+                               rows[i].name ? rows[i].name : "an argument");
+    return STATUS_OK;
+}

@@ -1,0 +1,211 @@
+#define _GNU_SOURCE
+#include "data/commands.h"
+
+#include "core/adapter.h"
+#include "core/export.h"
+#include "core/options.h"
+#include "data/tokenizer.h"
+#include <dirent.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char usage[] =
+    "usage: strata convert SRC DST [--type safetensors|gguf] [--dtype f32|f16|bf16|q8_0]\n"
+    "                      [--adapter DIR] [--threads N]\n"
+    "  SRC        a directory of safetensors, a .safetensors or a .gguf file\n"
+    "  DST        a directory (safetensors) or a .gguf file\n"
+    "  --type     what DST becomes; without it a DST that ends in .gguf is GGUF\n"
+    "  --dtype    of the matrices; as stored without it (quantized ones become f32);\n"
+    "             q8_0 is GGUF's\n"
+    "  --adapter  merge a PEFT adapter into the weights\n";
+
+struct convert {
+    const char *source, *target, *type, *dtype_name, *adapter;
+    int64_t threads;
+    enum export_format format;
+    enum dtype dtype;
+    struct model_file file;
+    struct model model;
+    struct gguf_metadata metadata; /* the tokenizer, for GGUF */
+    const char *tokenizer;         /* what became of it, for the report */
+};
+
+static enum status parse_type(struct convert *convert) {
+    size_t length = strlen(convert->target);
+    bool gguf = length > 5 && strcasecmp(convert->target + length - 5, ".gguf") == 0;
+    convert->format = gguf ? EXPORT_GGUF : EXPORT_SAFETENSORS;
+    if (!convert->type) return STATUS_OK;
+    if (strcmp(convert->type, "gguf") != 0 && strcmp(convert->type, "safetensors") != 0)
+        return status_fail(STATUS_CONFIG, "--type: '%s' is not safetensors or gguf", convert->type);
+    convert->format = convert->type[0] == 'g' ? EXPORT_GGUF : EXPORT_SAFETENSORS;
+    if (gguf && convert->format == EXPORT_SAFETENSORS)
+        return status_fail(STATUS_CONFIG, "safetensors are written into a directory, not to %s",
+                           convert->target);
+    return STATUS_OK;
+}
+
+static enum status parse_dtype(struct convert *convert) {
+    static const enum dtype dtypes[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16, DTYPE_Q8_0};
+    if (!convert->dtype_name) return STATUS_OK;
+    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
+        convert->dtype = dtypes[i];
+        if (strcasecmp(convert->dtype_name, dtype_info(dtypes[i])->name) == 0) return STATUS_OK;
+    }
+    return status_fail(STATUS_CONFIG, "--dtype: '%s' is not f32, f16, bf16 or q8_0",
+                       convert->dtype_name);
+}
+
+/* What all matrices of the file have; F32 where they differ or are quantized: it loses nothing. */
+static enum dtype stored_dtype(const struct model_file *file) {
+    enum dtype common = DTYPE_COUNT;
+    for (int i = 0; i < file->tensor_count; i++) {
+        const struct file_tensor *tensor = &file->tensors[i];
+        if (tensor->dims < 2) continue;
+        if (common != DTYPE_COUNT && tensor->dtype != common) return DTYPE_F32;
+        common = tensor->dtype;
+    }
+    return common == DTYPE_F16 || common == DTYPE_BF16 ? common : DTYPE_F32;
+}
+
+/* In fp32, so that a merge is rounded once; what is stored as BF16 and only moves stays that. */
+static enum status load(struct convert *convert) {
+    TRY(model_file_open(&convert->file, convert->source, false));
+    enum dtype stored = stored_dtype(&convert->file);
+    if (!convert->dtype_name) convert->dtype = stored;
+    struct stream stream;
+    stream_open_cpu(&stream, (int)convert->threads);
+    bool moves = stored == DTYPE_BF16 && !convert->adapter;
+    TRY(model_load(&convert->model, &convert->file, moves ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32, 0,
+                   stream.threads));
+    if (!convert->adapter) return STATUS_OK;
+    struct adapter adapter = {0};
+    enum status status = adapter_load(&adapter, "merged", &convert->model, convert->adapter);
+    if (status == STATUS_OK) status = adapter_merge(&adapter, &convert->model);
+    adapter_free(&adapter);
+    return status;
+}
+
+/* The tokenizer's pairs of a GGUF file as they are. */
+static void keep_pairs(struct convert *convert) {
+    static const char prefix[] = "tokenizer.";
+    convert->tokenizer = "none";
+    for (int i = 0; i < convert->file.value_count; i++) {
+        const struct gguf_value *value = &convert->file.values[i];
+        if (value->key.bytes < sizeof prefix - 1 ||
+            memcmp(value->key.text, prefix, sizeof prefix - 1) != 0)
+            continue;
+        gguf_put_value(&convert->metadata, value);
+        convert->tokenizer = "kept";
+    }
+}
+
+static bool is_there(const char *directory, const char *name) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    return access(path, R_OK) == 0;
+}
+
+static enum status put_tokenizer(struct convert *convert) {
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model", "vocab.json"};
+    const char *directory = convert->file.directory;
+    bool any = false;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        any = any || is_there(directory, names[i]);
+    convert->tokenizer = any ? "written" : "none";
+    if (!any) return STATUS_OK;
+    struct tokenizer *tokenizer;
+    TRY(tokenizer_open(&tokenizer, directory));
+    enum status status =
+        tokenizer_put_gguf(tokenizer, convert->model.config.vocab, &convert->metadata);
+    tokenizer_close(tokenizer);
+    return status == STATUS_OK ? status : status_context(status, "%s", directory);
+}
+
+static enum status write_model(struct convert *convert) {
+    bool from_gguf = convert->file.format == MODEL_GGUF;
+    struct export_request request = {.model = &convert->model,
+                                     .format = convert->format,
+                                     .dtype = convert->dtype,
+                                     .path = convert->target,
+                                     .companions = from_gguf ? NULL : convert->file.directory,
+                                     .metadata = &convert->metadata};
+    if (convert->format == EXPORT_SAFETENSORS)
+        convert->tokenizer = from_gguf ? "left in SRC" : "copied";
+    else if (from_gguf)
+        keep_pairs(convert);
+    else
+        TRY(put_tokenizer(convert));
+    return export_model(&request);
+}
+
+/* Bytes of a file, or of the files of a directory whose names end in `ending`. */
+static int64_t bytes_at(const char *path, const char *ending) {
+    struct stat info;
+    int64_t total = 0;
+    if (stat(path, &info) != 0) return 0;
+    if (!S_ISDIR(info.st_mode)) return info.st_size;
+    DIR *directory = opendir(path);
+    for (const struct dirent *entry; directory && (entry = readdir(directory));) {
+        char name[4096];
+        const char *dot = strrchr(entry->d_name, '.');
+        if (!dot || strcmp(dot, ending) != 0) continue;
+        snprintf(name, sizeof name, "%s/%s", path, entry->d_name);
+        if (stat(name, &info) == 0) total += info.st_size;
+    }
+    if (directory) closedir(directory);
+    return total;
+}
+
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static enum status run(struct convert *convert) {
+    double start = seconds_now();
+    TRY(parse_type(convert));
+    TRY(parse_dtype(convert));
+    TRY(load(convert));
+    TRY(write_model(convert));
+    printf("file=%s type=%s dtype=%s parameters=%lld bytes=%lld source_bytes=%lld tokenizer=\"%s\" "
+           "adapter=%s seconds=%.2f\n",
+           convert->target, convert->format == EXPORT_GGUF ? "gguf" : "safetensors",
+           dtype_info(convert->dtype)->name,
+           (long long)model_config_parameters(&convert->model.config),
+           (long long)bytes_at(convert->target, ".safetensors"),
+           (long long)bytes_at(convert->source, ".safetensors"), convert->tokenizer,
+           convert->adapter ? "merged" : "none", seconds_now() - start);
+    return STATUS_OK;
+}
+
+int cmd_convert(int argc, char **argv) {
+    struct convert convert = {0};
+    const struct option_row rows[] = {
+        {NULL, OPTION_TEXT, &convert.source, true, 0, 0},
+        {NULL, OPTION_TEXT, &convert.target, true, 0, 0},
+        {"--type", OPTION_TEXT, &convert.type, false, 0, 0},
+        {"--dtype", OPTION_TEXT, &convert.dtype_name, false, 0, 0},
+        {"--adapter", OPTION_TEXT, &convert.adapter, false, 0, 0},
+        {"--threads", OPTION_INTEGER, &convert.threads, false, 1, 1024},
+    };
+    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+        fputs(usage, stdout);
+        return 0;
+    }
+    if (options_parse(rows, sizeof rows / sizeof *rows, argc, argv) != STATUS_OK) {
+        fprintf(stderr, "strata convert: %s\n%s", status_message(), usage);
+        return 2;
+    }
+    enum status status = run(&convert);
+    gguf_metadata_free(&convert.metadata);
+    model_free(&convert.model);
+    model_file_close(&convert.file);
+    if (status == STATUS_OK) return 0;
+    fprintf(stderr, "strata convert: %s\n", status_message());
+    return status == STATUS_CONFIG ? 2 : 1;
+}

@@ -1,0 +1,197 @@
+#define _GNU_SOURCE
+#include "data/commands.h"
+
+#include "core/adapter.h"
+#include "core/options.h"
+#include "data/evaluate.h"
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { TEXT_CONTEXT = 2048 };
+
+static const char usage[] =
+    "usage: strata eval MODEL [--adapter DIR] --tokens IDS.jsonl [--logits OUT.safetensors]\n"
+    "                   [--gradients OUT.safetensors] [--dtype fp32|bf16] [--context N]\n"
+    "                   [--threads N]\n"
+    "       strata eval MODEL [--adapter DIR] --text FILE ... [--context N] [--dtype fp32|bf16]\n"
+    "                   [--threads N]\n"
+    "  --tokens     lines {\"tokens\": [...]}: prints the mean loss of predicting each next token\n"
+    "  --logits     gets logits.0, logits.1, ... (F32, positions x vocabulary) and loss\n"
+    "  --gradients  gets the loss's gradients under Hugging Face's names (with --adapter: the\n"
+    "               adapter's, under PEFT's) and loss\n"
+    "  --text       perplexity of texts under the model's own tokenizer, in pieces of --context\n"
+    "               tokens (2048, or the model's context when that is shorter), each after BOS\n"
+    "               where the tokenizer adds one\n"
+    "  --dtype      compute in fp32 or bf16; bf16 by default where the weights are stored so\n"
+    "  --context    the longest sequence allowed; the model's own context by default\n";
+
+struct eval {
+    const char *path, *adapter_path, *tokens, *logits, *gradients, *dtype;
+    struct option_list texts;
+    int64_t context, threads;
+    struct model_file file;
+    struct model model;
+    struct adapter adapter;
+    struct token_lines lines;
+    const struct kernels *kernels;
+};
+
+static enum status parse_dtype(const char *text, enum layout *layout) {
+    static const char *const fp32[] = {"fp32", "f32", "float32"};
+    static const char *const bf16[] = {"bf16", "bfloat16"};
+    *layout = LAYOUT_COUNT;
+    for (size_t i = 0; text && i < sizeof fp32 / sizeof *fp32; i++)
+        if (strcmp(text, fp32[i]) == 0) *layout = LAYOUT_PANEL_F32;
+    for (size_t i = 0; text && i < sizeof bf16 / sizeof *bf16; i++)
+        if (strcmp(text, bf16[i]) == 0) *layout = LAYOUT_PANEL_BF16;
+    if (!text || *layout != LAYOUT_COUNT) return STATUS_OK;
+    return status_fail(STATUS_CONFIG, "--dtype: '%s' is not fp32 or bf16", text);
+}
+
+/* How many positions the rotation is made for. */
+static int64_t context_of(const struct model_config *config) {
+    if (config->rope.scaling == ROPE_SCALING_NONE) return config->max_context;
+    int64_t scaled = (int64_t)(config->rope.factor * (double)config->rope.original_context);
+    return scaled > config->max_context ? scaled : config->max_context;
+}
+
+static enum status check_arguments(const struct eval *eval) {
+    if (!eval->tokens == !eval->texts.count)
+        return status_fail(STATUS_CONFIG, "one of --tokens and --text is needed");
+    if (eval->texts.count && (eval->logits || eval->gradients))
+        return status_fail(STATUS_CONFIG, "--logits and --gradients go with --tokens");
+    return STATUS_OK;
+}
+
+static int64_t longest_of(const struct token_lines *lines) {
+    int64_t longest = 1;
+    for (size_t i = 0; i < lines->count; i++)
+        if (token_lines_length(lines, i) > longest) longest = token_lines_length(lines, i);
+    return longest;
+}
+
+/* The weights, once it is known how long the longest sequence is: the angles of dynamic scaling are
+ * made for that length, which is the context of this run. */
+static enum status load(struct eval *eval, enum layout layout, int64_t context) {
+    struct stream stream;
+    stream_open_cpu(&stream, (int)eval->threads);
+    TRY(model_load(&eval->model, &eval->file, layout, context, stream.threads));
+    bool bf16 = model_param(&eval->model, WEIGHT_Q, 0)->w.layout == LAYOUT_PANEL_BF16;
+    TRY(kernels_cpu(&eval->kernels, NULL, bf16 ? DTYPE_BF16 : DTYPE_F32));
+    if (!eval->adapter_path) return STATUS_OK;
+    return adapter_load(&eval->adapter, "adapter", &eval->model, eval->adapter_path);
+}
+
+static enum status run_lines(struct eval *eval, struct evaluate_result *result) {
+    const struct evaluate_request request = {.model = &eval->model,
+                                             .adapter = eval->adapter_path ? &eval->adapter : NULL,
+                                             .kernels = eval->kernels,
+                                             .threads = (int)eval->threads,
+                                             .lines = &eval->lines,
+                                             .logits = eval->logits,
+                                             .gradients = eval->gradients};
+    return evaluate(&request, result);
+}
+
+static void print_result(const char *what, size_t sequences, const struct evaluate_result *r) {
+    printf("file=%s sequences=%zu tokens=%lld predicted=%lld loss=%.9g perplexity=%.6g "
+           "seconds=%.3f tokens_per_second=%.1f\n",
+           what, sequences, (long long)r->tokens, (long long)r->predicted, r->loss, exp(r->loss),
+           r->seconds, (double)r->tokens / r->seconds);
+}
+
+static enum status run_tokens(struct eval *eval, const struct model_config *config,
+                              enum layout layout) {
+    struct evaluate_result result;
+    int64_t context = eval->context ? eval->context : context_of(config);
+    TRY(token_lines_read(&eval->lines, eval->tokens, config->vocab, context));
+    TRY(load(eval, layout, longest_of(&eval->lines)));
+    TRY(run_lines(eval, &result));
+    print_result(eval->tokens, eval->lines.count, &result);
+    return STATUS_OK;
+}
+
+/* One line a text, and one for all of them. */
+static enum status run_each_text(struct eval *eval, const struct tokenizer *tokenizer,
+                                 int64_t context) {
+    struct evaluate_result all = {0};
+    size_t sequences = 0;
+    double sum = 0.0;
+    for (int i = 0; i < eval->texts.count; i++) {
+        struct evaluate_result one;
+        token_lines_free(&eval->lines);
+        TRY(token_lines_read_text(&eval->lines, eval->texts.items[i], tokenizer,
+                                  eval->model.config.vocab, context));
+        TRY(run_lines(eval, &one));
+        print_result(eval->texts.items[i], eval->lines.count, &one);
+        fflush(stdout);
+        sequences += eval->lines.count;
+        sum += one.predicted > 0 ? one.loss * (double)one.predicted : 0.0;
+        all.tokens += one.tokens;
+        all.predicted += one.predicted;
+        all.seconds += one.seconds;
+    }
+    all.loss = sum / (double)all.predicted;
+    if (eval->texts.count > 1) print_result("all", sequences, &all);
+    return STATUS_OK;
+}
+
+static enum status run_texts(struct eval *eval, const struct model_config *config,
+                             enum layout layout) {
+    struct tokenizer *tokenizer;
+    int64_t limit = context_of(config), context = limit < TEXT_CONTEXT ? limit : TEXT_CONTEXT;
+    if (eval->context) context = eval->context;
+    if (context < 2) return status_fail(STATUS_CONFIG, "--context: a text needs at least 2");
+    TRY(eval->file.format == MODEL_GGUF ? tokenizer_open_gguf(&tokenizer, &eval->file)
+                                        : tokenizer_open(&tokenizer, eval->file.directory));
+    enum status status = load(eval, layout, context);
+    if (status == STATUS_OK && tokenizer_size(tokenizer) > config->vocab)
+        status = status_fail(STATUS_SHAPE,
+                             "%s: the tokenizer has %d tokens, the model's vocabulary %lld",
+                             eval->path, tokenizer_size(tokenizer), (long long)config->vocab);
+    if (status == STATUS_OK) status = run_each_text(eval, tokenizer, context);
+    tokenizer_close(tokenizer);
+    return status;
+}
+
+static enum status run(struct eval *eval) {
+    enum layout layout;
+    struct model_config config;
+    TRY(check_arguments(eval));
+    TRY(parse_dtype(eval->dtype, &layout));
+    TRY(model_file_open(&eval->file, eval->path, false));
+    TRY(model_config_read(&config, &eval->file));
+    return eval->tokens ? run_tokens(eval, &config, layout) : run_texts(eval, &config, layout);
+}
+
+int cmd_eval(int argc, char **argv) {
+    struct eval eval = {0};
+    const struct option_row rows[] = {
+        {NULL, OPTION_TEXT, &eval.path, true, 0, 0},
+        {"--adapter", OPTION_TEXT, &eval.adapter_path, false, 0, 0},
+        {"--tokens", OPTION_TEXT, &eval.tokens, false, 0, 0},
+        {"--logits", OPTION_TEXT, &eval.logits, false, 0, 0},
+        {"--gradients", OPTION_TEXT, &eval.gradients, false, 0, 0},
+        {"--text", OPTION_LIST, &eval.texts, false, 0, 0},
+        {"--dtype", OPTION_TEXT, &eval.dtype, false, 0, 0},
+        {"--context", OPTION_INTEGER, &eval.context, false, 1, INT32_MAX},
+        {"--threads", OPTION_INTEGER, &eval.threads, false, 1, 1024},
+    };
+    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+        fputs(usage, stdout);
+        return 0;
+    }
+    if (options_parse(rows, sizeof rows / sizeof *rows, argc, argv) != STATUS_OK) {
+        fprintf(stderr, "strata eval: %s\n%s", status_message(), usage);
+        return 2;
+    }
+    enum status status = run(&eval);
+    token_lines_free(&eval.lines);
+    adapter_free(&eval.adapter);
+    model_free(&eval.model);
+    model_file_close(&eval.file);
+    if (status == STATUS_OK) return 0;
+    fprintf(stderr, "strata eval: %s\n", status_message());
+    return status == STATUS_CONFIG ? 2 : 1;
+}
