@@ -99,6 +99,7 @@ static enum status check_order(const struct run_options *was, const struct run_o
         const char *key;
         int64_t was, is;
     } pairs[] = {
+        {"train.mode", was->train.mode, is->train.mode},
         {"train.global_batch", was->train.global_batch, is->train.global_batch},
         {"train.seed", was->train.seed, is->train.seed},
         {"data.sequence_length", was->data.sequence_length, is->data.sequence_length},
@@ -109,8 +110,8 @@ static enum status check_order(const struct run_options *was, const struct run_o
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
         if (pairs[i].was != pairs[i].is)
             return status_fail(STATUS_CONFIG,
-                               "%s was %lld when the checkpoint was written and is %lld now: the "
-                               "run can't go on exactly; set it back or choose another train.out",
+                               "%s was %lld when the checkpoint was written and is %lld now, so "
+                               "the run can't go on: set it back or choose another train.out",
                                pairs[i].key, (long long)pairs[i].was, (long long)pairs[i].is);
     return STATUS_OK;
 }

@@ -111,9 +111,9 @@ enum status diagnose_nonfinite(struct trainer *t, const struct step_report *repo
     stream_check(&t->ws.stream); /* of the forward; told below */
     if (first != mine) return parallel_agree(world, STATUS_OK);
     return parallel_agree(
-        world,
-        status_fail(STATUS_NUMERIC,
-                    "step %lld: loss %g, gradient norm %g: the first tensor that is not "
-                    "finite is %s",
-                    (long long)report->step, report->loss, report->gradient_norm, finding.name));
+        world, status_fail(STATUS_NUMERIC,
+                           "step %lld: loss %g, gradient norm %g: the first tensor that is not "
+                           "finite is %s",
+                           (long long)report->step, fabs(report->loss), fabs(report->gradient_norm),
+                           /* a NaN's sign says nothing */ finding.name));
 }
