@@ -5,11 +5,10 @@
 #
 #   test_train_resume.sh STRATA MAKE_TOKENS
 #
-# STRATA_SOAK=N makes N trials of each kind instead of the few of every test run; STRATA_SEED picks
-# other moments.
+# STRATA_SOAK=1 makes a dozen trials of each kind instead of one; STRATA_SEED picks other moments.
 strata=$1 make_tokens=$2
 . tests/train_common.sh
-trials=${STRATA_SOAK:-1}
+trials=$((${STRATA_SOAK:-0} ? 12 : 1))
 RANDOM=${STRATA_SEED:-1}
 steps=24
 

@@ -166,33 +166,14 @@ static enum status print_plan(const struct run_options *options, const struct pa
     return STATUS_OK;
 }
 
-/* docs/config.md, from the rows themselves. */
-static enum status print_document(void) {
-    struct run_options options = {0};
-    struct config_table tables[RUN_TABLES];
-    char *markdown;
-    run_options_tables(&options, tables);
-    TRY(config_document(tables, RUN_TABLES, &markdown));
-    printf("# Keys of a run file\n\n"
-           "`strata train CONFIG.yaml [key=value ...]` reads YAML; `train: {lr: 1e-3}` in the file "
-           "is\n`train.lr=1e-3` on the command line, which wins. An unknown key is an error that "
-           "names the\nnearest known one. The resolved values are stored in the run's directory. "
-           "This page is printed\nby `strata train --document`.\n\n%s",
-           markdown);
-    free(markdown);
-    return STATUS_OK;
-}
-
 static void print_usage(FILE *out) {
     fprintf(out,
-            "usage: strata train CONFIG.yaml [--dry-run] [key=value ...]\n"
-            "       strata train --document\n\n"
+            "usage: strata train CONFIG.yaml [--dry-run] [key=value ...]\n\n"
             "Trains or fine-tunes as the run file says; docs/config.md lists its keys. Started\n"
             "plainly, by mpirun -n N, or by srun --mpi=pmix. A run that was interrupted goes on\n"
             "from its newest checkpoint when the same command is given again; SIGTERM, SIGINT and\n"
             "SIGUSR1 make it write one and exit with 75.\n\n"
-            "  --dry-run    print the bytes that a rank would allocate, and end\n"
-            "  --document   print the table of keys as Markdown\n");
+            "  --dry-run    print the bytes that a rank would allocate, and end\n");
 }
 
 static enum status train_or_plan(struct parallel *parallel, const char *config, char **arguments,
@@ -215,7 +196,6 @@ int cmd_train(int argc, char **argv) {
         print_usage(argc < 2 ? stderr : stdout);
         return argc < 2 ? 2 : 0;
     }
-    if (strcmp(argv[1], "--document") == 0) return print_document() == STATUS_OK ? 0 : 1;
     struct parallel parallel;
     if (parallel_start(&parallel, &argc, &argv) != STATUS_OK) {
         fprintf(stderr, "strata train: %s\n", status_message());
