@@ -41,6 +41,10 @@ enum status adapter_create(struct adapter *adapter, const char *name, const stru
 enum status adapter_create_zero(struct adapter *adapter, const char *name,
                                 const struct model *model, const struct adapter_config *config);
 
+/* adapter_config.json of a PEFT directory. STATUS_UNSUPPORTED names an option that changes the
+ * arithmetic in a way that is not ours. */
+enum status adapter_read_config(struct adapter_config *config, const char *directory);
+
 /* Reads a PEFT directory; names and shapes are checked against the model. */
 enum status adapter_load(struct adapter *adapter, const char *name, const struct model *model,
                          const char *directory);

@@ -83,7 +83,7 @@ static enum status read_config_object(struct adapter_config *config, const json_
     return read_targets(config, root, name);
 }
 
-static enum status read_config(struct adapter_config *config, const char *directory) {
+enum status adapter_read_config(struct adapter_config *config, const char *directory) {
     char path[4096];
     snprintf(path, sizeof path, "%s/adapter_config.json", directory);
     json_t *root;
@@ -138,7 +138,7 @@ static enum status load_factors(const struct adapter *adapter, const char *direc
 enum status adapter_load(struct adapter *adapter, const char *name, const struct model *model,
                          const char *directory) {
     struct adapter_config config;
-    TRY(read_config(&config, directory));
+    TRY(adapter_read_config(&config, directory));
     TRY(adapter_create_zero(adapter, name, model, &config));
     enum status status = load_factors(adapter, directory);
     if (status != STATUS_OK) adapter_free(adapter);

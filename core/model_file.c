@@ -260,6 +260,26 @@ const struct file_tensor *model_file_find(const struct model_file *file, const c
     return index < 0 ? NULL : &file->tensors[index];
 }
 
+static const struct model_source *source_of(const struct model_file *file,
+                                            const struct file_tensor *tensor) {
+    uintptr_t data = (uintptr_t)tensor->data;
+    for (int i = 0; i < file->internal->source_count; i++) {
+        const struct model_source *source = file->internal->sources[i];
+        uintptr_t bytes = (uintptr_t)source->bytes;
+        if (data >= bytes && data < bytes + source->size) return source;
+    }
+    return NULL;
+}
+
+void model_file_forget(const struct model_file *file, const struct file_tensor *tensor) {
+    const struct model_source *source = tensor->data ? source_of(file, tensor) : NULL;
+    if (!source || !source->mapped) return; /* borrowed memory has no file to come back from */
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t first = ((uintptr_t)tensor->data + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)tensor->data + tensor->bytes) / page * page;
+    if (end > first) madvise((void *)first, end - first, MADV_DONTNEED);
+}
+
 enum status file_tensor_read_f32(const struct file_tensor *tensor, int64_t first, int64_t count,
                                  float *out) {
     const struct dtype_info *info = dtype_info(tensor->dtype);

@@ -100,6 +100,10 @@ void model_file_close(struct model_file *file);
 /* NULL when absent. O(1). */
 const struct file_tensor *model_file_find(const struct model_file *file, const char *name);
 
+/* The tensor's data was read and won't be again soon: the pages that are its alone leave memory
+ * (reading it again is correct, and slow). */
+void model_file_forget(const struct model_file *file, const struct file_tensor *tensor);
+
 /* GGUF metadata by key; NULL when absent. O(1). */
 const struct gguf_value *gguf_find(const struct model_file *file, const char *key);
 

@@ -107,6 +107,7 @@ static enum status load_param(const struct model_file *file, const struct model_
         }
         free(values);
     }
+    model_file_forget(file, tensor); /* else weights would be in memory twice by the end */
     return failed == STATUS_OK ? STATUS_OK : status_fail(failed, "%s", message);
 }
 

@@ -1,5 +1,5 @@
-/* How far a long task is: a bar on a terminal, a key=value log line now and then elsewhere. From
- * rank 0's standard error; one thread. */
+/* How far a long task is: a bar with the time left on a terminal, a key=value log line now and then
+ * elsewhere. On rank 0's standard error; one thread. */
 #ifndef STRATA_CORE_PROGRESS_H
 #define STRATA_CORE_PROGRESS_H
 
@@ -11,6 +11,8 @@ struct progress {
     int64_t total;
     bool terminal;
     double started, shown; /* seconds of the monotonic clock */
+    int64_t first; /* done at the first update, -1 before: a task may go on from the middle */
+    double first_seconds;
 };
 
 void progress_begin(struct progress *progress, const char *task, int64_t total);
@@ -19,7 +21,8 @@ void progress_begin(struct progress *progress, const char *task, int64_t total);
  * ten times a second on a terminal and every ten seconds in a log. */
 void progress_update(struct progress *progress, int64_t done, const char *details);
 
-/* Removes the bar; the caller logs the result. */
+/* Takes the bar away, for lines of other kinds and when all is done; the next update that is due
+ * draws it again. */
 void progress_end(struct progress *progress);
 
 /* Since progress_begin. */

@@ -61,7 +61,9 @@ enum status checkpoint_latest(struct comm *world, const char *directory, int64_t
 
 /* Reads the scalars, and the values of my slabs. Unless this rank and all others ask for no slab,
  * the hash of every dataset in the checkpoint is checked first, each rank taking its share of the
- * files. STATUS_SHAPE or STATUS_FORMAT names the tensor. The caller frees state->config. */
+ * files. STATUS_SHAPE names a
+ * tensor that the checkpoint has not, or has in another shape; STATUS_FORMAT what is damaged. The
+ * caller frees state->config. */
 enum status checkpoint_load(struct comm *world, const char *directory, int64_t step,
                             struct checkpoint_state *state, const struct checkpoint_slab *slabs,
                             int slab_count);

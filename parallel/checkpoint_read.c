@@ -107,7 +107,11 @@ static enum status read_rows(hid_t dataset, hid_t space, const char *path,
 
 static enum status read_slab(hid_t file, const char *path, const struct checkpoint_slab *slab,
                              float *block) {
-    hid_t dataset = exists(file, slab->name) ? H5Dopen2(file, slab->name, H5P_DEFAULT) : 0;
+    if (!exists(file, slab->name)) /* the file is whole, so this is no damage */
+        return status_fail(STATUS_SHAPE,
+                           "'%s': has no tensor '%s': it is another model's or mode's", path,
+                           slab->name);
+    hid_t dataset = H5Dopen2(file, slab->name, H5P_DEFAULT);
     if (dataset <= 0) return unreadable(path, slab->name);
     hid_t space = H5Dget_space(dataset);
     enum status status = read_rows(dataset, space, path, slab, block);

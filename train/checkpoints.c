@@ -20,6 +20,7 @@ struct slabs {
 static void slabs_free(struct slabs *slabs) {
     free(slabs->items);
     free(slabs->names);
+    *slabs = (struct slabs){0};
 }
 
 /* Every trained tensor and its two moments, fp32. Under data parallelism every rank holds all of
@@ -80,47 +81,65 @@ enum status trainer_checkpoint(struct trainer *t, bool best) {
                                            .config = config ? config : (char *)""};
     enum status status =
         parallel_agree(&t->parallel->world, slabs_create(t, world->rank == 0, &slabs));
-    if (status == STATUS_OK) {
+    if (status == STATUS_OK)
         status = checkpoint_save(&t->parallel->world, path, &state, slabs.items, slabs.count,
                                  (int)t->options->train.keep);
-        slabs_free(&slabs);
-    }
-    if (status == STATUS_OK && best && world->rank == 0)
-        status = checkpoint_mark_best(path, t->step);
+    slabs_free(&slabs);
     free(config);
-    return status;
+    TRY(status);
+    return parallel_agree(&t->parallel->world, best && world->rank == 0
+                                                   ? checkpoint_mark_best(path, t->step)
+                                                   : STATUS_OK);
 }
 
-static enum status check_state(const struct trainer *t, const struct checkpoint_state *state) {
-    uint64_t hash = t->tokenizer ? tokenizer_hash(t->tokenizer) : 0;
-    if (hash && state->tokenizer_hash && hash != state->tokenizer_hash)
-        return status_fail(STATUS_CONFIG,
-                           "the checkpoint of step %lld was trained with another "
-                           "tokenizer",
-                           (long long)state->step);
-    int64_t batch = t->options->train.global_batch;
-    if (state->cursor != state->step * batch)
-        return status_fail(STATUS_CONFIG,
-                           "the checkpoint of step %lld has seen %lld samples, which train."
-                           "global_batch %lld can't continue exactly",
-                           (long long)state->step, (long long)state->cursor, (long long)batch);
+/* What decides which samples a step sees and what is drawn for them: a run that goes on must have
+ * it as it was. Files may move, rates and lengths may change: that is the user's to say. */
+static enum status check_order(const struct run_options *was, const struct run_options *is) {
+    const struct {
+        const char *key;
+        int64_t was, is;
+    } pairs[] = {
+        {"train.mode", was->train.mode, is->train.mode},
+        {"train.global_batch", was->train.global_batch, is->train.global_batch},
+        {"train.seed", was->train.seed, is->train.seed},
+        {"data.sequence_length", was->data.sequence_length, is->data.sequence_length},
+        {"data.packing", was->data.packing, is->data.packing},
+        {"data.shuffle", was->data.shuffle, is->data.shuffle},
+        {"data.seed", was->data.seed, is->data.seed},
+    };
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+        if (pairs[i].was != pairs[i].is)
+            return status_fail(STATUS_CONFIG,
+                               "%s was %lld when the checkpoint was written and is %lld now, so "
+                               "the run can't go on: set it back or choose another train.out",
+                               pairs[i].key, (long long)pairs[i].was, (long long)pairs[i].is);
     return STATUS_OK;
 }
 
-enum status checkpoints_resume(struct trainer *t) {
-    char path[4096];
+static enum status check_state(const struct trainer *t, const struct checkpoint_state *state) {
+    struct run_options was = {0};
+    struct config_table tables[RUN_TABLES];
+    uint64_t hash = t->tokenizer ? tokenizer_hash(t->tokenizer) : 0;
+    if (hash && state->tokenizer_hash && hash != state->tokenizer_hash)
+        return status_fail(STATUS_CONFIG,
+                           "the checkpoint of step %lld was trained with another tokenizer",
+                           (long long)state->step);
+    run_options_tables(&was, tables);
+    TRY(config_parse(tables, RUN_TABLES, state->config, strlen(state->config),
+                     "the checkpoint's config", NULL, 0));
+    enum status status = check_order(&was, t->options);
+    config_free(tables, RUN_TABLES);
+    return status;
+}
+
+static enum status read_newest(struct trainer *t, const char *path) {
     struct slabs slabs;
     struct checkpoint_state state = {0};
-    struct stat found;
-    directory_of(t, path);
-    int64_t absent = stat(path, &found) != 0 && errno == ENOENT, step = -1;
-    comm_all_reduce(&t->parallel->world, &t->ws.stream, &absent, 1, DTYPE_I64, COMM_MAX);
-    TRY(stream_check(&t->ws.stream));
-    if (absent) return STATUS_OK;
-    TRY(parallel_agree(&t->parallel->world, slabs_create(t, true, &slabs)));
-    enum status status =
-        checkpoint_resume(&t->parallel->world, path, &step, &state, slabs.items, slabs.count);
-    if (status == STATUS_OK && step >= 0) status = check_state(t, &state);
+    struct comm *world = &t->parallel->world;
+    int64_t step = -1;
+    TRY(parallel_agree(world, slabs_create(t, true, &slabs)));
+    enum status status = checkpoint_resume(world, path, &step, &state, slabs.items, slabs.count);
+    if (status == STATUS_OK && step >= 0) status = parallel_agree(world, check_state(t, &state));
     if (status == STATUS_OK && step >= 0) {
         t->step = state.step;
         t->tokens = state.tokens;
@@ -132,4 +151,26 @@ enum status checkpoints_resume(struct trainer *t) {
     free(state.config);
     slabs_free(&slabs);
     return status;
+}
+
+enum status checkpoints_resume(struct trainer *t) {
+    char path[4096];
+    struct stat found;
+    directory_of(t, path);
+    int64_t absent = stat(path, &found) != 0 && errno == ENOENT;
+    comm_all_reduce(&t->parallel->world, &t->ws.stream, &absent, 1, DTYPE_I64, COMM_MAX);
+    TRY(stream_check(&t->ws.stream));
+    return absent ? STATUS_OK : read_newest(t, path);
+}
+
+enum status checkpoints_refuse(struct trainer *t) {
+    char path[4096];
+    int64_t step;
+    directory_of(t, path);
+    TRY(checkpoint_latest(&t->parallel->world, path, INT64_MAX, &step));
+    if (step < 0) return STATUS_OK;
+    return status_fail(STATUS_CONFIG,
+                       "train.resume is never, and %s holds a run at step %lld: choose another "
+                       "train.out or remove it",
+                       t->options->train.out, (long long)step);
 }

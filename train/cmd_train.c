@@ -1,4 +1,4 @@
-/* strata train CONFIG.yaml [key=value ...] */
+/* strata train CONFIG.yaml [--dry-run] [key=value ...] */
 #define _GNU_SOURCE
 #include "train/commands.h"
 
@@ -49,7 +49,6 @@ static enum status make_directory(const char *path) {
 /* RUN/config.yaml says what this run is, all defaults spelled out. */
 static enum status store_config(const struct config_table *tables, const char *out) {
     char path[4096], *yaml = NULL;
-    TRY(make_directory(out));
     TRY(config_dump(tables, RUN_TABLES, &yaml));
     snprintf(path, sizeof path, "%s/config.yaml", out);
     enum status status = atomic_file_replace(path, yaml, strlen(yaml));
@@ -73,9 +72,9 @@ static void log_start(const struct trainer *t, const struct metrics *metrics) {
              (long long)loader_sequences(t->train), (long long)t->step);
     log_line(LOG_INFO,
              "event=memory weights_mib=%.1f gradients_mib=%.1f optimizer_mib=%.1f "
-             "activations_mib=%.1f scratch_mib=%.1f batches_mib=%.1f",
-             mib(m.weights), mib(m.gradients), mib(m.optimizer), mib(m.activations), mib(m.scratch),
-             mib(m.batches));
+             "activations_mib=%.1f scratch_mib=%.1f batches_mib=%.1f total_mib=%.1f",
+             mib(m.weights + m.adapter), mib(m.gradients), mib(m.optimizer), mib(m.activations),
+             mib(m.scratch), mib(m.batches), mib(trainer_memory_total(&m)));
     log_line(LOG_INFO, "event=mfu_convention flops_per_token=%.4g peak_gflops=%.1f text=\"%s\"",
              metrics->flops_per_token, metrics->peak_flops * 1e-9,
              t->trained
@@ -95,7 +94,7 @@ static enum status validate_when_due(struct trainer *t, struct metrics *metrics,
     TRY(trainer_validate(t, &loss));
     *best = loss < t->best_loss;
     if (*best) t->best_loss = loss;
-    return metrics_validation(metrics, loss, *best);
+    return parallel_agree(&t->parallel->world, metrics_validation(metrics, loss, *best));
 }
 
 static enum status train(struct trainer *t, struct metrics *metrics) {
@@ -103,7 +102,7 @@ static enum status train(struct trainer *t, struct metrics *metrics) {
     bool best = false;
     while (t->step < t->steps && !report.stop) {
         TRY(trainer_step(t, &report));
-        TRY(metrics_step(metrics, &report));
+        TRY(parallel_agree(&t->parallel->world, metrics_step(metrics, &report)));
         TRY(validate_when_due(t, metrics, &best));
         if (best || report.stop || due(t->options->train.checkpoint_every, t))
             TRY(trainer_checkpoint(t, best));
@@ -129,13 +128,15 @@ static enum status run(const struct run_options *options, const struct config_ta
                        struct parallel *parallel) {
     TRY(run_options_check(options));
     enum status status = STATUS_OK;
-    if (parallel->world.rank == 0) status = store_config(tables, options->train.out);
+    if (parallel->world.rank == 0) status = make_directory(options->train.out);
     TRY(parallel_agree(&parallel->world, status));
     struct trainer trainer;
     struct metrics metrics = {0};
     TRY(trainer_open(&trainer, options, parallel));
     trainer.stop = &stop_requested;
-    status = parallel_agree(&parallel->world, metrics_open(&metrics, &trainer));
+    if (parallel->world.rank == 0) status = store_config(tables, options->train.out);
+    if (status == STATUS_OK) status = metrics_open(&metrics, &trainer);
+    status = parallel_agree(&parallel->world, status);
     if (status == STATUS_OK) {
         log_start(&trainer, &metrics);
         status = train(&trainer, &metrics);
@@ -146,12 +147,48 @@ static enum status run(const struct run_options *options, const struct config_ta
     return status;
 }
 
+/* What a rank would allocate; nothing is read but configurations, nothing is written. */
+static enum status print_plan(const struct run_options *options, const struct parallel *parallel) {
+    struct trainer_memory m = {0};
+    TRY(run_options_check(options));
+    TRY(trainer_plan(options, parallel->world.size, &m));
+    if (parallel->world.rank != 0) return STATUS_OK;
+    const struct {
+        const char *name;
+        size_t bytes;
+    } rows[] = {{"weights", m.weights},         {"adapter", m.adapter},
+                {"gradients", m.gradients},     {"optimizer", m.optimizer},
+                {"activations", m.activations}, {"scratch", m.scratch},
+                {"batches", m.batches},         {"total", trainer_memory_total(&m)}};
+    printf("%-12s %16s %12s\n", "arena", "bytes a rank", "MiB");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        printf("%-12s %16zu %12.1f\n", rows[i].name, rows[i].bytes, mib(rows[i].bytes));
+    return STATUS_OK;
+}
+
 static void print_usage(FILE *out) {
     fprintf(out,
-            "usage: strata train CONFIG.yaml [key=value ...]\n\n"
+            "usage: strata train CONFIG.yaml [--dry-run] [key=value ...]\n\n"
             "Trains or fine-tunes as the run file says; docs/config.md lists its keys. Started\n"
             "plainly, by mpirun -n N, or by srun --mpi=pmix. A run that was interrupted goes on\n"
-            "from its newest checkpoint when the same command is given again.\n");
+            "from its newest checkpoint when the same command is given again; SIGTERM, SIGINT and\n"
+            "SIGUSR1 make it write one and exit with 75.\n\n"
+            "  --dry-run    print the bytes that a rank would allocate, and end\n");
+}
+
+static enum status train_or_plan(struct parallel *parallel, const char *config, char **arguments,
+                                 int count) {
+    struct run_options options = {0};
+    struct config_table tables[RUN_TABLES];
+    bool plan = count > 0 && strcmp(arguments[0], "--dry-run") == 0;
+    run_options_tables(&options, tables);
+    TRY(parallel_agree(&parallel->world,
+                       config_load(tables, RUN_TABLES, config, arguments + (plan ? 1 : 0),
+                                   count - (plan ? 1 : 0))));
+    enum status status = plan ? parallel_agree(&parallel->world, print_plan(&options, parallel))
+                              : run(&options, tables, parallel);
+    config_free(tables, RUN_TABLES);
+    return status;
 }
 
 int cmd_train(int argc, char **argv) {
@@ -164,17 +201,12 @@ int cmd_train(int argc, char **argv) {
         fprintf(stderr, "strata train: %s\n", status_message());
         return 1;
     }
-    struct run_options options = {0};
-    struct config_table tables[RUN_TABLES];
-    run_options_tables(&options, tables);
     catch_signals();
-    enum status status = config_load(tables, RUN_TABLES, argv[1], argv + 2, argc - 2);
-    if (status == STATUS_OK) status = run(&options, tables, &parallel);
+    enum status status = train_or_plan(&parallel, argv[1], argv + 2, argc - 2);
     if (status == STATUS_PEER) parallel_abort(&parallel, "training"); /* others may be waiting */
     if (status != STATUS_OK && parallel.world.rank == 0)
         log_line(status == STATUS_CANCELLED ? LOG_WARN : LOG_ERROR, "event=%s reason=\"%s\"",
                  status_name(status), status_message());
-    config_free(tables, RUN_TABLES);
     parallel_finish(&parallel);
     return status == STATUS_OK ? 0 : status == STATUS_CANCELLED ? EXIT_STOPPED : 1;
 }

@@ -26,43 +26,94 @@ static bool weight_finite(const struct weight *w) {
                                           : floats_finite(w->data, elements);
 }
 
-static const char *bad_weight(const struct param *params, int count) {
-    for (int i = 0; i < count; i++)
-        if (params[i].w.data && !weight_finite(&params[i].w)) return params[i].name;
-    return NULL;
+enum { NAME_BYTES = 384 };
+
+/* A tensor that isn't finite and its place in the order of computation; LAST = none was found. */
+enum { PLACE_WEIGHTS, PLACE_LAYERS, PLACE_LOGITS = 1 << 20, PLACE_GRADIENTS, PLACE_NONE };
+struct finding {
+    int32_t place;
+    char name[NAME_BYTES];
+};
+
+static void find_weight(struct finding *finding, const struct param *params, int count) {
+    for (int i = 0; i < count && finding->place > PLACE_WEIGHTS; i++) {
+        if (!params[i].w.data || weight_finite(&params[i].w)) continue;
+        finding->place = PLACE_WEIGHTS;
+        snprintf(finding->name, NAME_BYTES, "weight %s", params[i].name);
+    }
 }
 
-/* The last microbatch's residual stream is still there. */
-static const char *bad_activation(const struct trainer *t, char name[64]) {
-    const struct loader_batch *last = &t->micro[t->micro_count - 1];
-    int64_t count = last->tokens * t->model.config.hidden;
-    if (!acts_finite(t, t->ws.acts.blocks[0].x, count)) return "embeddings";
-    for (int layer = 0; layer < t->model.config.layers; layer++)
-        if (!acts_finite(t, t->ws.acts.blocks[layer].out, count)) {
-            snprintf(name, 64, "output of layer %d", layer);
-            return name;
-        }
-    return NULL;
+/* The tensors of a block in the order they are computed; with recomputation only the last layer's
+ * own are left, so the others are told by what they hand on. */
+static void find_in_layer(struct trainer *t, struct finding *finding, int layer, int64_t tokens) {
+    const struct model_config *c = &t->model.config;
+    const struct block_acts *acts = &t->ws.acts.blocks[layer];
+    int64_t q = tokens * c->heads * c->head_dim, kv = tokens * c->kv_heads * c->head_dim;
+    bool all = t->ws.acts.keep == ACTS_ALL;
+    const struct {
+        const char *name;
+        const void *values;
+        int64_t count;
+    } tensors[] = {{layer == 0 ? "embeddings" : "input", acts->x, tokens * c->hidden},
+                   {"queries", all ? acts->q : NULL, q},
+                   {"keys", all ? acts->k : NULL, kv},
+                   {"values", all ? acts->v : NULL, kv},
+                   {"attention output", all ? acts->o : NULL, q},
+                   {"residual stream after attention", all ? acts->mid : NULL, tokens * c->hidden},
+                   {"gate", all ? acts->gate : NULL, tokens * c->ffn},
+                   {"up projection", all ? acts->up : NULL, tokens * c->ffn},
+                   {"output", acts->out, tokens * c->hidden}};
+    for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
+        if (!tensors[i].values || acts_finite(t, tensors[i].values, tensors[i].count)) continue;
+        finding->place = PLACE_LAYERS + layer;
+        snprintf(finding->name, NAME_BYTES, "%s of layer %d", tensors[i].name, layer);
+        return;
+    }
 }
 
-static const char *bad_gradient(const struct trainer *t, char name[256]) {
-    for (int i = 0; i < t->param_count; i++)
-        if (!weight_finite(&t->params[i]->grad)) {
-            snprintf(name, 256, "gradient of %s", t->params[i]->name);
-            return name;
-        }
-    return NULL;
+static void find_activation(struct trainer *t, struct finding *finding) {
+    for (int i = 0; i < t->micro_count; i++) {
+        if (t->micro[i].tokens == 0) continue;
+        trainer_forward(t, &t->micro[i]);
+        for (int layer = 0; layer < t->model.config.layers; layer++)
+            if (finding->place > PLACE_LAYERS + layer)
+                find_in_layer(t, finding, layer, t->micro[i].tokens);
+    }
 }
 
-enum status diagnose_nonfinite(const struct trainer *t, const struct step_report *report) {
-    char activation[64], gradient[256];
-    const char *name = bad_weight(t->model.params, t->model.param_count);
-    if (!name && t->trained) name = bad_weight(t->adapter.params, t->adapter.param_count);
-    if (!name) name = bad_activation(t, activation);
-    if (!name && isfinite(report->loss)) name = bad_gradient(t, gradient);
-    if (!name) name = "logits";
-    return status_fail(STATUS_NUMERIC,
-                       "step %lld: loss %g, gradient norm %g: the first tensor that is not finite "
-                       "is %s",
-                       (long long)report->step, report->loss, report->gradient_norm, name);
+static void find_gradient(const struct trainer *t, struct finding *finding) {
+    for (int i = 0; i < t->param_count && finding->place > PLACE_GRADIENTS; i++) {
+        if (weight_finite(&t->params[i]->grad)) continue;
+        finding->place = PLACE_GRADIENTS;
+        snprintf(finding->name, NAME_BYTES, "gradient of %s", t->params[i]->name);
+    }
+}
+
+static struct finding find(struct trainer *t, double loss) {
+    struct finding finding = {.place = PLACE_NONE, .name = "the sum over ranks"};
+    find_weight(&finding, t->model.params, t->model.param_count);
+    if (t->trained) find_weight(&finding, t->adapter.params, t->adapter.param_count);
+    if (finding.place == PLACE_WEIGHTS) return finding;
+    find_activation(t, &finding);
+    if (finding.place > PLACE_LOGITS && !isfinite(loss)) {
+        finding.place = PLACE_LOGITS;
+        snprintf(finding.name, NAME_BYTES, "logits");
+    }
+    find_gradient(t, &finding);
+    return finding;
+}
+
+enum status diagnose_nonfinite(struct trainer *t, const struct step_report *report, double loss) {
+    struct comm *world = &t->parallel->world;
+    struct finding finding = find(t, loss);
+    int64_t mine = (int64_t)finding.place * world->size + world->rank, first = mine;
+    comm_all_reduce(world, &t->ws.stream, &first, 1, DTYPE_I64, COMM_MIN);
+    stream_check(&t->ws.stream); /* of the forward; told below */
+    if (first != mine) return parallel_agree(world, STATUS_OK);
+    return parallel_agree(
+        world, status_fail(STATUS_NUMERIC,
+                           "step %lld: loss %g, gradient norm %g: the first tensor that is not "
+                           "finite is %s",
+                           (long long)report->step, fabs(report->loss), fabs(report->gradient_norm),
+                           /* a NaN's sign says nothing */ finding.name));
 }

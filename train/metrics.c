@@ -5,19 +5,12 @@
 #include "core/log.h"
 
 #include <errno.h>
+#include <float.h>
 #include <jansson.h>
 #include <math.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
-#include <time.h>
-#include <unistd.h>
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 double metrics_flops_per_token(const struct trainer *t) {
     const struct model_config *c = &t->model.config;
@@ -56,10 +49,10 @@ static enum status drop_lost_lines(const char *path, int64_t step) {
 }
 
 enum status metrics_open(struct metrics *metrics, const struct trainer *t) {
-    *metrics = (struct metrics){.trainer = t, .started = now()};
+    *metrics = (struct metrics){.trainer = t};
+    progress_begin(&metrics->progress, "train", t->steps);
     metrics->flops_per_token = metrics_flops_per_token(t);
     metrics->peak_flops = t->kernels->peak_fma(t->threads) * t->parallel->world.size;
-    metrics->terminal = isatty(STDERR_FILENO);
     if (t->parallel->world.rank != 0) return STATUS_OK;
     char path[4096];
     metrics_path(t, path);
@@ -70,38 +63,55 @@ enum status metrics_open(struct metrics *metrics, const struct trainer *t) {
 }
 
 void metrics_close(struct metrics *metrics) {
-    if (metrics->terminal && metrics->file) fputc('\n', stderr);
-    if (metrics->file) fclose(metrics->file);
+    if (!metrics->file) return;
+    progress_end(&metrics->progress);
+    fclose(metrics->file);
     metrics->file = NULL;
 }
 
-static enum status write_line(struct metrics *metrics, json_t *object) {
-    char *text = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(9));
-    json_decref(object);
-    bool written = text && fprintf(metrics->file, "%s\n", text) > 0 && fflush(metrics->file) == 0;
-    free(text);
-    return written ? STATUS_OK
-                   : status_fail(STATUS_IO, "%s/metrics.jsonl: %s",
-                                 metrics->trainer->options->train.out, strerror(errno));
+__attribute__((format(printf, 2, 3))) static enum status write_line(struct metrics *metrics,
+                                                                    const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    bool written = vfprintf(metrics->file, format, arguments) > 0 && fflush(metrics->file) == 0;
+    va_end(arguments);
+    if (written) return STATUS_OK;
+    return status_fail(STATUS_IO, "%s/metrics.jsonl: %s", metrics->trainer->options->train.out,
+                       strerror(errno));
 }
 
-static double resident_mib(void) {
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (double)usage.ru_maxrss / 1024.0;
+/* VmHWM: what getrusage says may be the process's that started us. */
+static double peak_resident_mib(void) {
+    FILE *file = fopen("/proc/self/status", "r");
+    char line[256];
+    double kib = 0.0;
+    while (file && fgets(line, sizeof line, file))
+        if (sscanf(line, "VmHWM: %lf", &kib) == 1) break;
+    if (file) fclose(file);
+    return kib / 1024.0;
 }
 
-static void print_bar(const struct metrics *metrics, const struct step_report *report,
-                      double rate) {
-    enum { WIDTH = 24 };
-    const struct trainer *t = metrics->trainer;
-    int done = (int)(WIDTH * report->step / t->steps);
-    double left =
-        (now() - metrics->started) / (double)report->step * (double)(t->steps - report->step);
-    fprintf(stderr, "\r[%.*s%.*s] %lld/%lld loss %.4f lr %.2e %.0f tok/s %d:%02d left \033[K", done,
-            "========================", WIDTH - done, "                        ",
-            (long long)report->step, (long long)t->steps, report->loss, report->lr, rate,
-            (int)(left / 60.0), (int)left % 60);
+/* The speeds since the last line. */
+struct pace {
+    double rate, flops; /* tokens and FLOP/s */
+};
+
+static void print_step(struct metrics *metrics, const struct step_report *report,
+                       const struct pace *pace) {
+    char details[128];
+    if (metrics->progress.terminal) {
+        snprintf(details, sizeof details, "step %lld/%lld loss %.4f lr %.2e %.0f tok/s",
+                 (long long)report->step, (long long)metrics->trainer->steps, report->loss,
+                 report->lr, pace->rate);
+        progress_update(&metrics->progress, report->step, details);
+        return;
+    }
+    log_line(LOG_INFO,
+             "event=step step=%lld loss=%.6f grad_norm=%.4f lr=%.3e tokens=%lld tok_per_s=%.0f "
+             "gflops=%.1f mfu=%.3f rss_mib=%.0f",
+             (long long)report->step, report->loss, report->gradient_norm, report->lr,
+             (long long)metrics->trainer->tokens, pace->rate, pace->flops * 1e-9,
+             pace->flops / metrics->peak_flops, peak_resident_mib());
 }
 
 enum status metrics_step(struct metrics *metrics, const struct step_report *report) {
@@ -110,36 +120,28 @@ enum status metrics_step(struct metrics *metrics, const struct step_report *repo
     metrics->held_seconds += report->seconds;
     bool due = report->step % t->options->train.log_every == 0 || report->step == t->steps;
     if (!due || !metrics->file) return STATUS_OK;
-    double rate = (double)metrics->held_tokens / metrics->held_seconds;
-    double flops = rate * metrics->flops_per_token;
+    struct pace pace = {.rate = (double)metrics->held_tokens / metrics->held_seconds};
+    pace.flops = pace.rate * metrics->flops_per_token;
     metrics->held_tokens = 0;
     metrics->held_seconds = 0.0;
-    if (metrics->terminal) {
-        print_bar(metrics, report, rate);
-    } else {
-        log_line(LOG_INFO,
-                 "event=step step=%lld loss=%.6f grad_norm=%.4f lr=%.3e tokens=%lld tok_per_s=%.0f "
-                 "gflops=%.1f mfu=%.3f rss_mib=%.0f",
-                 (long long)report->step, report->loss, report->gradient_norm, report->lr,
-                 (long long)t->tokens, rate, flops * 1e-9, flops / metrics->peak_flops,
-                 resident_mib());
-    }
+    print_step(metrics, report, &pace);
     return write_line(metrics,
-                      json_pack("{s:s, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f}", "kind",
-                                "train", "step", (json_int_t)report->step, "loss", report->loss,
-                                "grad_norm", report->gradient_norm, "lr", report->lr, "tokens",
-                                (json_int_t)t->tokens, "tokens_per_second", rate, "gflops",
-                                flops * 1e-9, "mfu", flops / metrics->peak_flops, "rss_mib",
-                                resident_mib(), "seconds", now() - metrics->started));
+                      "{\"kind\":\"train\",\"step\":%lld,\"loss\":%.17g,\"grad_norm\":%.17g,"
+                      "\"lr\":%.9g,\"tokens\":%lld,\"tokens_per_second\":%.6g,\"gflops\":%.6g,"
+                      "\"mfu\":%.6g,\"rss_mib\":%.6g,\"seconds\":%.3f}\n",
+                      (long long)report->step, report->loss, report->gradient_norm, report->lr,
+                      (long long)t->tokens, pace.rate, pace.flops * 1e-9,
+                      pace.flops / metrics->peak_flops, peak_resident_mib(),
+                      progress_seconds(&metrics->progress));
 }
 
 enum status metrics_validation(struct metrics *metrics, double loss, bool best) {
     const struct trainer *t = metrics->trainer;
     if (!metrics->file) return STATUS_OK;
-    log_line(LOG_INFO, "%sevent=validation step=%lld loss=%.6f perplexity=%.4f best=%s",
-             metrics->terminal ? "\n" : "", (long long)t->step, loss, exp(loss),
-             best ? "yes" : "no");
-    return write_line(metrics,
-                      json_pack("{s:s, s:I, s:f, s:f}", "kind", "validation", "step",
-                                (json_int_t)t->step, "loss", loss, "perplexity", exp(loss)));
+    progress_end(&metrics->progress);
+    log_line(LOG_INFO, "event=validation step=%lld loss=%.6f perplexity=%.4f best=%s",
+             (long long)t->step, loss, exp(loss), best ? "yes" : "no");
+    return write_line(
+        metrics, "{\"kind\":\"validation\",\"step\":%lld,\"loss\":%.17g,\"perplexity\":%.9g}\n",
+        (long long)t->step, loss, fmin(exp(loss), DBL_MAX)); /* JSON has no infinity */
 }

@@ -1,22 +1,25 @@
 /* What a run tells: key=value lines (or a bar on a terminal) and metrics.jsonl, one object a line:
  *   {"kind":"train","step":..,"loss":..,"grad_norm":..,"lr":..,"tokens":..,"tokens_per_second":..,
  *    "gflops":..,"mfu":..,"rss_mib":..,"seconds":..}
- *   {"kind":"validation","step":..,"loss":..,"perplexity":..} */
+ *   {"kind":"validation","step":..,"loss":..,"perplexity":..}
+ * loss and grad_norm have 17 digits: runs that computed the same have the same text there. rss_mib
+ * is the peak of rank 0's process so far. */
 #ifndef STRATA_TRAIN_METRICS_H
 #define STRATA_TRAIN_METRICS_H
 
+#include "core/progress.h"
 #include "train/trainer.h"
 
 #include <stdio.h>
 
 struct metrics {
     const struct trainer *trainer;
-    FILE *file;    /* NULL on ranks other than 0 */
-    bool terminal; /* standard error is one: a bar instead of lines */
+    FILE *file;               /* NULL on ranks other than 0 */
+    struct progress progress; /* a bar instead of lines where standard error is a terminal */
     double flops_per_token;
     double peak_flops;   /* of all ranks together, measured at start */
     int64_t held_tokens; /* since the last line */
-    double held_seconds, started;
+    double held_seconds;
 };
 
 /* FLOPs of training a token: 6 N' + 12 L H D s' for full training, 4 N' + ... for LoRA (frozen
@@ -25,11 +28,11 @@ struct metrics {
 double metrics_flops_per_token(const struct trainer *trainer);
 
 /* Opens RUN/metrics.jsonl; lines of steps after the present one are dropped (they were lost with
- * the run that wrote them). */
+ * the run that wrote them). The directory must be there. */
 enum status metrics_open(struct metrics *metrics, const struct trainer *trainer);
 void metrics_close(struct metrics *metrics);
 
-/* After a step; prints every train.log_every. */
+/* After a step; prints every train.log_every. Only rank 0 does anything, so only it can fail. */
 enum status metrics_step(struct metrics *metrics, const struct step_report *report);
 enum status metrics_validation(struct metrics *metrics, double loss, bool best);
 

@@ -57,28 +57,43 @@ static enum status normalise_weights(struct trainer *t, enum status mine,
     return STATUS_OK;
 }
 
-static void run_microbatch(struct trainer *t, int index, double *loss) {
-    const struct loader_batch *micro = &t->micro[index];
-    bool last = index == t->micro_count - 1;
-    if (micro->tokens == 0) return;
+/* What the layers see of a batch; `span` must live as long. */
+static struct batch view_batch(const struct trainer *t, const struct loader_batch *micro,
+                               struct adapter_span *span, bool training) {
     struct batch batch = loader_batch_view(micro);
-    const struct adapter_span span = {0, batch.tokens, t->trained};
-    batch.spans = &span;
+    *span = (struct adapter_span){0, batch.tokens, t->trained};
+    batch.spans = span;
     batch.span_count = t->trained ? 1 : 0;
-    batch.training = true;
+    batch.training = training;
     batch.dropout_seed = (uint64_t)t->options->train.seed;
+    return batch;
+}
+
+void trainer_forward(struct trainer *t, const struct loader_batch *micro) {
+    struct adapter_span span;
+    const struct batch batch = view_batch(t, micro, &span, true);
+    stage_forward(&t->ws.exec, &t->model, &batch, &t->ws.acts);
+}
+
+static void run_microbatch(struct trainer *t, int index, double *loss) {
+    bool last = index == t->micro_count - 1;
+    struct adapter_span span;
+    if (t->micro[index].tokens == 0) return;
+    const struct batch batch = view_batch(t, &t->micro[index], &span, true);
     stage_forward(&t->ws.exec, &t->model, &batch, &t->ws.acts);
     head_loss(&t->ws.exec, &t->model, &batch, t->ws.acts.hidden, t->d_hidden, loss, NULL);
     stage_backward(&t->ws.exec, &t->model, &batch, &t->ws.acts, t->d_hidden,
                    last ? dp_layer_done : NULL, &t->dp);
 }
 
-/* Ranks must stop together: the failure of one becomes everybody's. */
-static enum status agree_on_numbers(struct trainer *t, const struct step_report *report) {
+/* Ranks must stop together: the failure of one becomes everybody's. The sums that all ranks share
+ * are not finite when anything on one rank isn't. */
+static enum status agree_on_numbers(struct trainer *t, const struct step_report *report,
+                                    double loss) {
     enum status status = stream_check(&t->ws.stream);
-    bool finite = isfinite(report->loss) && isfinite(report->gradient_norm);
-    if (status == STATUS_NUMERIC || (status == STATUS_OK && !finite))
-        status = diagnose_nonfinite(t, report);
+    if (status == STATUS_PEER) return status; /* nobody left to agree with */
+    if (!isfinite(report->loss) || !isfinite(report->gradient_norm))
+        return diagnose_nonfinite(t, report, loss);
     return parallel_agree(&t->parallel->world, status);
 }
 
@@ -93,11 +108,13 @@ enum status trainer_step(struct trainer *t, struct step_report *report) {
     *report = (struct step_report){.step = t->step + 1};
     TRY(normalise_weights(t, read_microbatches(t), report));
     dp_zero(&t->dp);
-    for (int i = 0; i < t->micro_count; i++) run_microbatch(t, i, &report->loss);
+    double mine = 0.0;
+    for (int i = 0; i < t->micro_count; i++) run_microbatch(t, i, &mine);
     dp_finish(&t->dp);
+    report->loss = mine;
     comm_all_reduce(&t->parallel->world, &t->ws.stream, &report->loss, 1, DTYPE_F64, COMM_SUM);
     report->gradient_norm = optimizer_gradient_norm(&t->optimizer, &t->ws.exec);
-    TRY(agree_on_numbers(t, report));
+    TRY(agree_on_numbers(t, report, mine));
 
     report->lr = schedule_rate(o, report->step, t->steps);
     const struct optimizer_step update = {.lr = report->lr,
@@ -116,11 +133,9 @@ enum status trainer_step(struct trainer *t, struct step_report *report) {
 
 static enum status validate_batch(struct trainer *t, int64_t first, int64_t count, double sums[2]) {
     struct loader_batch *micro = &t->micro[0];
+    struct adapter_span span;
     TRY(loader_read(t->validation, first, count, micro));
-    struct batch batch = loader_batch_view(micro);
-    const struct adapter_span span = {0, batch.tokens, t->trained};
-    batch.spans = &span;
-    batch.span_count = t->trained ? 1 : 0;
+    const struct batch batch = view_batch(t, micro, &span, false);
     stage_forward(&t->ws.exec, &t->model, &batch, &t->ws.acts);
     head_loss(&t->ws.exec, &t->model, &batch, t->ws.acts.hidden, NULL, &sums[0], NULL);
     sums[1] += micro->weight_sum;
@@ -140,6 +155,12 @@ enum status trainer_validate(struct trainer *t, double *loss) {
     }
     TRY(parallel_agree(&t->parallel->world, status));
     comm_all_reduce(&t->parallel->world, &t->ws.stream, sums, 2, DTYPE_F64, COMM_SUM);
+    TRY(stream_check(&t->ws.stream));
+    if (!(sums[1] > 0.0))
+        return status_fail(STATUS_FORMAT,
+                           "data.validation: no token of its %lld sequences has a loss weight "
+                           "above 0",
+                           (long long)loader_sequences(t->validation));
     *loss = sums[0] / sums[1];
-    return stream_check(&t->ws.stream);
+    return STATUS_OK;
 }

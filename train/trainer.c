@@ -13,6 +13,10 @@ static bool in_bf16(const struct trainer *t) {
     return t->options->model.dtype == OPTION_BF16;
 }
 
+static enum dtype activations_dtype(const struct trainer *t) {
+    return in_bf16(t) ? DTYPE_BF16 : DTYPE_F32;
+}
+
 static enum layout matrix_layout(const struct trainer *t) {
     return in_bf16(t) ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32;
 }
@@ -75,7 +79,8 @@ static enum status open_data(struct trainer *t) {
     TRY(loader_open(&t->train, o, &o->train, o->shuffle, &expect));
     if (o->validation.count > 0)
         TRY(loader_open(&t->validation, o, &o->validation, false, &expect));
-    if (t->model.config.rope.scaling == ROPE_SCALING_NONE &&
+    if (t->model.config.rope.scaling != ROPE_SCALING_LINEAR &&
+        t->model.config.rope.scaling != ROPE_SCALING_DYNAMIC && /* they stretch the context */
         o->sequence_length > t->model.config.max_context)
         return status_fail(STATUS_CONFIG,
                            "data.sequence_length %lld is above the model's context of %lld",
@@ -83,24 +88,21 @@ static enum status open_data(struct trainer *t) {
     return STATUS_OK;
 }
 
-/* My share of the global batch, cut into microbatches. */
-static void plan_steps(struct trainer *t) {
+/* A rank's share of the global batch, cut into microbatches; sized for the largest share. */
+static enum status plan_microbatches(struct trainer *t, int ranks) {
     const struct train_options *o = &t->options->train;
-    const struct comm *world = &t->parallel->world;
-    int64_t share = loader_share(o->global_batch, 0, world->size).count; /* the largest */
+    int64_t share = loader_share(o->global_batch, 0, ranks).count;
     t->micro_sequences = o->micro_batch && o->micro_batch < share ? o->micro_batch : share;
     t->micro_count = (int)((share + t->micro_sequences - 1) / t->micro_sequences);
-    double samples = o->epochs * (double)loader_sequences(t->train);
-    t->steps = o->steps ? o->steps : (int64_t)ceil(samples / (double)o->global_batch);
+    t->micro = calloc((size_t)t->micro_count, sizeof *t->micro);
+    if (!t->micro) return status_fail(STATUS_MEMORY, "no memory for %d batches", t->micro_count);
+    return STATUS_OK;
 }
 
-static void push_batches(struct trainer *t, struct arena *arena) {
-    int64_t tokens = t->micro_sequences * t->options->data.sequence_length;
-    for (int i = 0; i < t->micro_count; i++)
-        loader_batch_layout(&t->micro[i], arena, t->micro_sequences,
-                            t->options->data.sequence_length);
-    t->d_hidden =
-        arena_push(arena, dtype_bytes(t->kernels->act, (size_t)(tokens * t->model.config.hidden)));
+static void plan_steps(struct trainer *t) {
+    const struct train_options *o = &t->options->train;
+    double samples = o->epochs * (double)loader_sequences(t->train);
+    t->steps = o->steps ? o->steps : (int64_t)ceil(samples / (double)o->global_batch);
 }
 
 static struct workspace_plan plan_workspace(const struct trainer *t) {
@@ -112,45 +114,123 @@ static struct workspace_plan plan_workspace(const struct trainer *t) {
                                    .adapter = t->trained};
 }
 
-static enum status open_memory(struct trainer *t) {
-    struct comm *world = &t->parallel->world;
-    t->micro = calloc((size_t)t->micro_count, sizeof *t->micro);
-    if (!t->micro) return status_fail(STATUS_MEMORY, "no memory for %d batches", t->micro_count);
-    const struct workspace_plan plan = plan_workspace(t);
-    TRY(workspace_open(&t->ws, &t->model, t->kernels, t->threads, NULL, &plan));
+/* The three arenas of training proper, each counting or real. */
+static void push_batches(struct trainer *t, struct arena *arena) {
+    int64_t tokens = t->micro_sequences * t->options->data.sequence_length;
+    for (int i = 0; i < t->micro_count; i++)
+        loader_batch_layout(&t->micro[i], arena, t->micro_sequences,
+                            t->options->data.sequence_length);
+    t->d_hidden = arena_push(
+        arena, dtype_bytes(activations_dtype(t), (size_t)(tokens * t->model.config.hidden)));
+}
 
+static enum status push_gradients(struct trainer *t, struct arena *arena) {
+    struct comm *world = t->parallel ? &t->parallel->world : NULL; /* NULL while planning */
+    dp_free(&t->dp);
+    return dp_plan(&t->dp, world, &t->ws.stream, t->params, t->param_count, t->model.config.layers,
+                   DP_BUCKET_BYTES, arena);
+}
+
+static enum status push_optimizer(struct trainer *t, struct arena *arena) {
+    optimizer_free(&t->optimizer);
+    return optimizer_plan(&t->optimizer, t->params, t->param_count, arena);
+}
+
+static enum status count_arenas(struct trainer *t, struct trainer_memory *memory) {
     struct arena counted;
     arena_count(&counted, "batches");
     push_batches(t, &counted);
-    TRY(arena_create(&t->batches, "batches", counted.peak));
-    push_batches(t, &t->batches);
-
+    memory->batches = counted.peak;
     arena_count(&counted, "gradients");
-    TRY(dp_plan(&t->dp, world, &t->ws.stream, t->params, t->param_count, t->model.config.layers,
-                DP_BUCKET_BYTES, &counted));
-    dp_free(&t->dp);
-    TRY(arena_create(&t->gradients, "gradients", counted.peak));
-    TRY(dp_plan(&t->dp, world, &t->ws.stream, t->params, t->param_count, t->model.config.layers,
-                DP_BUCKET_BYTES, &t->gradients));
-
+    TRY(push_gradients(t, &counted));
+    memory->gradients = counted.peak;
     arena_count(&counted, "optimizer");
-    TRY(optimizer_plan(&t->optimizer, t->params, t->param_count, &counted));
-    optimizer_free(&t->optimizer);
-    TRY(arena_create(&t->optimizer_state, "optimizer", counted.peak));
-    TRY(optimizer_plan(&t->optimizer, t->params, t->param_count, &t->optimizer_state));
+    TRY(push_optimizer(t, &counted));
+    memory->optimizer = counted.peak;
+    return STATUS_OK;
+}
+
+static enum status open_memory(struct trainer *t) {
+    const struct workspace_plan plan = plan_workspace(t);
+    struct trainer_memory bytes;
+    TRY(workspace_open(&t->ws, &t->model, t->kernels, t->threads, NULL, &plan));
+    TRY(count_arenas(t, &bytes));
+    TRY(arena_create(&t->batches, "batches", bytes.batches));
+    push_batches(t, &t->batches);
+    TRY(arena_create(&t->gradients, "gradients", bytes.gradients));
+    TRY(push_gradients(t, &t->gradients));
+    TRY(arena_create(&t->optimizer_state, "optimizer", bytes.optimizer));
+    TRY(push_optimizer(t, &t->optimizer_state));
     optimizer_start(&t->optimizer);
     return STATUS_OK;
 }
 
 static enum status open_parts(struct trainer *t) {
-    enum dtype act = in_bf16(t) ? DTYPE_BF16 : DTYPE_F32;
-    TRY(parallel_kernels(&t->parallel->world, &t->kernels, t->options->train.instructions, act));
+    TRY(parallel_kernels(&t->parallel->world, &t->kernels, t->options->train.instructions,
+                         activations_dtype(t)));
     TRY(open_model(t));
     TRY(open_adapter(t));
     TRY(list_trained(t));
     TRY(open_data(t));
     plan_steps(t);
+    TRY(plan_microbatches(t, t->parallel->world.size));
     return open_memory(t);
+}
+
+/* The model's and the adapter's shapes, on arenas that only count. */
+static enum status describe_model(struct trainer *t, struct arena *weights) {
+    const struct run_options *o = t->options;
+    struct model_config config;
+    if (*o->model.path) {
+        struct model_file file;
+        TRY(model_file_open(&file, o->model.path, false));
+        enum status status = model_config_read(&config, &file);
+        model_file_close(&file);
+        TRY(status);
+    } else {
+        TRY(model_config_read_json(&config, o->model.config));
+    }
+    config.rope.context = o->data.sequence_length;
+    return model_describe(&t->model, &config, matrix_layout(t), weights);
+}
+
+static enum status describe_adapter(struct trainer *t, struct arena *factors) {
+    const struct run_options *o = t->options;
+    struct adapter_config config;
+    if (o->train.mode != TRAIN_LORA) return STATUS_OK;
+    if (*o->lora.init_from)
+        TRY(adapter_read_config(&config, o->lora.init_from));
+    else
+        TRY(run_options_adapter(&o->lora, &config));
+    t->trained = &t->adapter;
+    return adapter_describe(&t->adapter, &t->model.config, &config, factors);
+}
+
+static enum status plan_parts(struct trainer *t, int ranks, struct trainer_memory *memory) {
+    struct arena weights, factors;
+    arena_count(&weights, "weights");
+    arena_count(&factors, "adapter");
+    TRY(describe_model(t, &weights));
+    TRY(describe_adapter(t, &factors));
+    TRY(list_trained(t));
+    TRY(plan_microbatches(t, ranks));
+    TRY(count_arenas(t, memory));
+    const struct workspace_plan plan = plan_workspace(t);
+    workspace_count(&t->model, activations_dtype(t), &plan, &memory->activations, &memory->scratch);
+    memory->weights = weights.peak;
+    memory->adapter = factors.peak;
+    return STATUS_OK;
+}
+
+enum status trainer_plan(const struct run_options *options, int ranks,
+                         struct trainer_memory *memory) {
+    struct trainer *t = calloc(1, sizeof *t);
+    if (!t) return status_fail(STATUS_MEMORY, "no memory to plan a run");
+    t->options = options;
+    enum status status = plan_parts(t, ranks, memory);
+    trainer_close(t);
+    free(t);
+    return status;
 }
 
 enum status trainer_open(struct trainer *t, const struct run_options *options,
@@ -161,7 +241,9 @@ enum status trainer_open(struct trainer *t, const struct run_options *options,
     t->best_loss = INFINITY;
     t->threads = options->train.threads ? (int)options->train.threads : parallel->threads;
     enum status status = parallel_agree(&parallel->world, open_parts(t));
-    if (status == STATUS_OK && options->train.resume == RESUME_AUTO) status = checkpoints_resume(t);
+    if (status == STATUS_OK)
+        status =
+            options->train.resume == RESUME_AUTO ? checkpoints_resume(t) : checkpoints_refuse(t);
     if (status != STATUS_OK) trainer_close(t);
     return status;
 }
@@ -190,7 +272,8 @@ int64_t trainer_trained(const struct trainer *t) {
 }
 
 struct trainer_memory trainer_memory(const struct trainer *t) {
-    return (struct trainer_memory){.weights = t->model.arena.used + t->adapter.arena.used,
+    return (struct trainer_memory){.weights = t->model.arena.used,
+                                   .adapter = t->adapter.arena.used,
                                    .gradients = t->gradients.used,
                                    .optimizer = t->optimizer_state.used,
                                    .activations = t->ws.held.used,

@@ -14,10 +14,10 @@
 
 #include <signal.h>
 
-/* Bytes by kind, as the layout functions count them: what a plan prints and the program allocates.
- */
+/* Bytes of a rank by kind, as the layout functions count them: what a plan prints and the program
+ * allocates. A process has its code, its libraries' buffers and the loader's tables besides. */
 struct trainer_memory {
-    size_t weights, gradients, optimizer, activations, scratch, batches;
+    size_t weights, adapter, gradients, optimizer, activations, scratch, batches;
 };
 
 struct trainer {
@@ -68,7 +68,11 @@ void trainer_close(struct trainer *trainer); /* may be called twice, and on a ze
 /* One optimizer step. STATUS_NUMERIC names step and tensor. Collective. */
 enum status trainer_step(struct trainer *trainer, struct step_report *report);
 
-/* Mean token loss over the whole validation set. Collective. */
+/* The forward pass of a training batch (not empty) into ws.acts. */
+void trainer_forward(struct trainer *trainer, const struct loader_batch *micro);
+
+/* Mean token loss over the whole validation set. STATUS_FORMAT when none of it has any weight.
+ * Collective. */
 enum status trainer_validate(struct trainer *trainer, double *loss);
 
 /* Writes a checkpoint of the present step; `best` marks it. Collective. */
@@ -77,7 +81,17 @@ enum status trainer_checkpoint(struct trainer *trainer, bool best);
 /* Trained parameters: elements, without padding. */
 int64_t trainer_trained(const struct trainer *trainer);
 
-/* Bytes, counted by the code that allocates. */
+/* Bytes that are allocated. */
 struct trainer_memory trainer_memory(const struct trainer *trainer);
+
+/* The bytes a rank of `ranks` would allocate, counted by the same code; no weight and no token is
+ * read, only configurations. */
+enum status trainer_plan(const struct run_options *options, int ranks,
+                         struct trainer_memory *memory);
+
+static inline size_t trainer_memory_total(const struct trainer_memory *memory) {
+    return memory->weights + memory->adapter + memory->gradients + memory->optimizer +
+           memory->activations + memory->scratch + memory->batches;
+}
 
 #endif

@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# What the world can do wrong to `strata train`: one error line that says it, a non-zero exit code,
+# and every rank ends.
+#
+#   test_train_errors.sh STRATA MAKE_TOKENS
+strata=$1 make_tokens=$2
+. tests/train_common.sh
+
+"$make_tokens" "$folder/train.h5" 20 30 || exit 1
+"$make_tokens" "$folder/masked.h5" 20 30 96 0 masked || exit 1
+"$make_tokens" "$folder/other.h5" 20 30 96 0x1234 || exit 1
+"$make_tokens" "$folder/large.h5" 20 30 500 || exit 1
+cat >"$folder/run.yaml" <<YAML
+model: {path: tests/fixtures/llama}
+data: {train: [$folder/train.h5], sequence_length: 24}
+train: {out: $folder/out, steps: 40, global_batch: 4, schedule: constant, lr: 1e-3, threads: 1,
+        export: false}
+YAML
+
+# refused NAME RANKS PATTERN ARGUMENTS...: exit code 1 within a minute, one error line like PATTERN.
+refused() {
+    local name=$1 n=$2 pattern=$3
+    shift 3
+    (ranks "$n" timeout 60 "$strata" train "$folder/run.yaml" "$@") >"$folder/log" 2>&1
+    local code=$?
+    local lines
+    lines=$(grep -c 'level=error' "$folder/log")
+    if [ $code -ne 1 ] || [ "$lines" -ne 1 ] ||
+        ! grep 'level=error' "$folder/log" | grep -qE "$pattern"; then
+        fail "$name on $n ranks: exit code $code, $lines error lines, wanted \"$pattern\""
+        grep -E 'level=(error|warn)' "$folder/log" | head -5
+        return
+    fi
+    printf '%-28s %s ranks: %s\n' "$name" "$n" "$(grep -oP 'reason="\K.*(?=")' "$folder/log")"
+}
+
+for n in 1 2; do
+    refused "NaN loss" $n 'step [0-9]+: loss .*first tensor that is not finite is (weight|queries|keys|values|attention output|residual|gate|up projection|output|embeddings|input|logits|gradient)' \
+        train.lr=10 train.weight_decay=10 train.clip=0 train.steps=200 "train.out=$folder/nan$n"
+    refused "all-masked batch" $n 'step 1: no token of its 4 sequences has a loss weight' \
+        "data.train=$folder/masked.h5"
+    refused "all-masked validation" $n 'data.validation: no token of its' \
+        "data.validation=$folder/masked.h5" train.steps=1 "train.out=$folder/masked$n"
+    refused "missing token file" $n "$folder/none.h5" "data.train=$folder/none.h5"
+    refused "not a token file" $n 'run.yaml' "data.train=$folder/run.yaml"
+done
+refused "wrong vocabulary" 1 'token ids up to 500.*vocabulary ends at 96' "data.train=$folder/large.h5"
+refused "two tokenizers" 1 'different tokenizers' "data.train=$folder/train.h5,$folder/other.h5"
+refused "unknown key" 1 'unknown key "train.leraning_rate".*nearest known one is "train\.' \
+    train.leraning_rate=1
+refused "unknown key, nearest" 2 'unknown key "train.stepz".*nearest known one is "train.steps"' \
+    train.stepz=1
+refused "sequence above context" 1 'sequence_length 512 is above the model.s context of 128' \
+    data.sequence_length=512
+refused "no model" 2 'tests/fixtures/none' model.path=tests/fixtures/none
+refused "LoRA of nothing" 1 "lora.targets: 'qqq' is not one of" train.mode=lora lora.targets=qqq
+touch "$folder/file"
+refused "train.out below a file" 2 "train.out: $folder/file" "train.out=$folder/file/run"
+if [ "$(id -u)" -ne 0 ]; then
+    mkdir -m 555 "$folder/closed"
+    refused "train.out not writable" 1 "train.out: $folder/closed" "train.out=$folder/closed/run"
+fi
+
+# A tokenizer in or beside the model tells a wrong token file by its hash.
+if [ -n "${STRATA_TEST_DATA:-}" ]; then
+    "$make_tokens" "$folder/foreign.h5" 20 30 400 0x1234
+    refused "wrong tokenizer" 2 'foreign.h5 was made with another tokenizer .*0000000000001234' \
+        "model.path=$STRATA_TEST_DATA/gguf_stories260k_quantised/stories260K-F32.gguf" \
+        "data.train=$folder/foreign.h5"
+else
+    echo "SKIPPED: wrong tokenizer (STRATA_TEST_DATA is not set)"
+fi
+
+# A run that goes on must be the run it was.
+ranks_quietly() {
+    (ranks "$@") >"$folder/log" 2>&1 || { cat "$folder/log"; fail "$*"; }
+}
+out=$folder/run
+ranks_quietly 1 "$strata" train "$folder/run.yaml" train.steps=4 "train.out=$out"
+refused "global_batch changed" 2 'train.global_batch was 4 .* is 6 now' train.global_batch=6 "train.out=$out"
+refused "seed changed" 1 'data.seed was 1 .* is 2 now' data.seed=2 "train.out=$out"
+refused "packing changed" 1 'data.packing was' data.packing=off "train.out=$out"
+refused "mode changed" 1 "has no tensor 'weights/.*lora_A" train.mode=lora "train.out=$out"
+refused "another model" 1 "tensor 'weights/.* is 96 x 32, the run's is" model.path=tests/fixtures/qwen3 "train.out=$out"
+refused "never over a run" 2 'train.resume is never, and .* holds a run at step 4:' train.resume=never "train.out=$out"
+
+# A disk that fills up while a checkpoint is written: the run ends, the last checkpoint stays.
+disk=$folder/disk
+mkdir "$disk"
+if mount -t tmpfs -o size=3m strata-test "$disk" 2>/dev/null; then
+    trap 'umount "$disk"; rm -rf "$folder"' EXIT
+    ranks_quietly 1 "$strata" train "$folder/run.yaml" train.steps=4 "train.out=$disk/run"
+    # room for small files, but not for a checkpoint
+    size=$(du -sk "$disk/run/checkpoints" | cut -f1)
+    head -c $((3072 - size - size / 2 - 64))k /dev/zero >"$disk/ballast"
+    for n in 1 2; do
+        refused "full disk" $n "checkpoints/.*No space left on device" train.steps=8 train.checkpoint_every=1 \
+            "train.out=$disk/run"
+        [ "$(ls -A "$disk/run/checkpoints" | grep -v best.txt)" = step-00000004 ] ||
+            fail "full disk: $(ls -A "$disk/run/checkpoints")"
+    done
+    rm "$disk/ballast"
+    ranks_quietly 1 "$strata" train "$folder/run.yaml" train.steps=8 "train.out=$disk/run"
+    grep -q 'event=resume step=4' "$folder/log" || fail "no resume from step 4 after a full disk"
+else
+    echo "SKIPPED: full disk (no right to mount a tmpfs)"
+fi
+exit $((failures > 0))

@@ -1,0 +1,267 @@
+/* What a run allocates is what its plan says, and what the process takes is little more. */
+#define _GNU_SOURCE
+#include "tests/check.h"
+#include "tests/temporary.h"
+
+#include "core/safetensors_write.h"
+#include "data/token_file.h"
+#include "train/trainer.h"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+
+/* The program; beside this test. */
+static char strata[512];
+
+enum { VOCABULARY = 8192, HIDDEN = 512, FFN = 2048, HEADS = 8, TOKENS = 256 };
+
+static const char shape[] =
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"vocab_size\": 8192,"
+    " \"hidden_size\": 512, \"intermediate_size\": 2048, \"num_hidden_layers\": %d,"
+    " \"num_attention_heads\": 8, \"num_key_value_heads\": 8, \"max_position_embeddings\": 512,"
+    " \"rms_norm_eps\": 1e-5, \"rope_theta\": 10000.0, \"tie_word_embeddings\": false,"
+    " \"hidden_act\": \"silu\", \"torch_dtype\": \"float32\"}\n";
+
+struct setup {
+    struct temporary folder;
+    struct run_options options;
+    struct config_table tables[RUN_TABLES];
+};
+
+static void write_tokens(struct temporary *folder) {
+    const struct token_file_info info = {.vocabulary = VOCABULARY};
+    struct token_writer *writer;
+    int32_t ids[TOKENS + 1];
+    for (int i = 0; i <= TOKENS; i++) ids[i] = i * 37 % VOCABULARY;
+    assert_ok(token_writer_create(&writer, temporary_file(folder, "tokens.h5"), &info));
+    assert_ok(token_writer_append(writer, ids, NULL, TOKENS + 1));
+    assert_ok(token_writer_finish(writer));
+}
+
+static void setup_open(struct setup *setup, int layers) {
+    char text[1024];
+    memset(setup, 0, sizeof *setup);
+    temporary_open(&setup->folder);
+    write_tokens(&setup->folder);
+    int bytes = snprintf(text, sizeof text, shape, layers);
+    temporary_write(&setup->folder, "config.json", text, (size_t)bytes);
+}
+
+/* Writes the run file and reads it; `train` begins with the global batch. */
+static void setup_configure(struct setup *setup, const char *model, const char *train) {
+    char text[2048];
+    const char *folder = setup->folder.path;
+    int bytes = snprintf(text, sizeof text,
+                         "model: {%s}\n"
+                         "data: {train: [%s/tokens.h5], sequence_length: %d, shuffle: false}\n"
+                         "train: {out: %s/run, steps: 2, threads: 2, "
+                         "export: false, global_batch: %s}\n",
+                         model, folder, TOKENS, folder, train);
+    temporary_write(&setup->folder, "run.yaml", text, (size_t)bytes);
+    run_options_tables(&setup->options, setup->tables);
+    assert_ok(config_parse(setup->tables, RUN_TABLES, text, (size_t)bytes, "run.yaml", NULL, 0));
+}
+
+static void setup_close(struct setup *setup) {
+    char command[512];
+    config_free(setup->tables, RUN_TABLES);
+    snprintf(command, sizeof command, "rm -rf %s", setup->folder.path);
+    assert_int_equal(system(command), 0);
+}
+
+/* Trains in a process of its own; the peak of its resident set, as it wrote it down. */
+static double trained_mib(struct setup *setup) {
+    char config[512], line[1024];
+    snprintf(config, sizeof config, "%s", temporary_file(&setup->folder, "run.yaml"));
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        int nowhere = open("/dev/null", O_WRONLY);
+        dup2(nowhere, STDERR_FILENO);
+        execl(strata, "strata", "train", config, (char *)NULL);
+        _exit(127);
+    }
+    int code = 0;
+    waitpid(child, &code, 0);
+    assert_true(WIFEXITED(code));
+    assert_int_equal(WEXITSTATUS(code), 0);
+    FILE *metrics = fopen(temporary_file(&setup->folder, "run/metrics.jsonl"), "r");
+    double mib = 0.0;
+    assert_non_null(metrics);
+    while (fgets(line, sizeof line, metrics)) {
+        const char *field = strstr(line, "\"rss_mib\":");
+        if (field) mib = strtod(field + strlen("\"rss_mib\":"), NULL);
+    }
+    fclose(metrics);
+    assert_true(mib > 0.0);
+    return mib;
+}
+
+static double plan_mib(const struct setup *setup, struct trainer_memory *memory) {
+    assert_ok(trainer_plan(&setup->options, 1, memory));
+    return (double)trainer_memory_total(memory) / (1 << 20);
+}
+
+/* Libraries, OpenMP's and HDF5's buffers, packing buffers: what a run of one layer and almost no
+ * tokens has besides its arenas. */
+static double measure_baseline(void) {
+    struct setup setup;
+    struct trainer_memory memory;
+    setup_open(&setup, 1);
+    char model[512];
+    snprintf(model, sizeof model, "config: %s/config.json", setup.folder.path);
+    setup_configure(&setup, model, "1, mode: full");
+    double mib = trained_mib(&setup) - plan_mib(&setup, &memory);
+    setup_close(&setup);
+    return mib;
+}
+
+static void check_peak(struct setup *setup, const char *what) {
+    struct trainer_memory memory;
+    double planned = plan_mib(setup, &memory), peak = trained_mib(setup);
+    print_message("%s: planned %.1f MiB, peak resident set %.1f MiB (%+.1f%%)\n", what, planned,
+                  peak, 100.0 * (peak / planned - 1.0));
+    assert_true(planned >= 300.0);
+    assert_true(fabs(peak / planned - 1.0) <= 0.10);
+}
+
+static void skip_under_sanitizers(void) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    print_message("skipped: a sanitizer's shadow memory is in the resident set\n");
+    skip();
+#endif
+}
+
+static void test_full_training_takes_what_is_planned(void **state) {
+    (void)state;
+    skip_under_sanitizers();
+    struct setup setup;
+    char model[512];
+    print_message("process besides its arenas: %.1f MiB\n", measure_baseline());
+    setup_open(&setup, 6);
+    snprintf(model, sizeof model, "config: %s/config.json", setup.folder.path);
+    setup_configure(&setup, model, "1, mode: full");
+    check_peak(&setup, "full");
+    setup_close(&setup);
+}
+
+/* model.safetensors of small random numbers. */
+static void write_model(struct setup *setup, int layers) {
+    struct arena arena;
+    struct model model;
+    struct model_config config;
+    arena_count(&arena, "weights");
+    assert_ok(model_config_read_json(&config, temporary_file(&setup->folder, "config.json")));
+    assert_ok(model_describe(&model, &config, LAYOUT_PANEL_F32, &arena));
+    assert_int_equal(config.layers, layers);
+    struct tensor_spec *specs = calloc((size_t)model.param_count, sizeof *specs);
+    assert_non_null(specs);
+    int count = 0;
+    for (int i = 0; i < model.param_count; i++) {
+        const struct param *param = &model.params[i];
+        if (!param->w.data) continue;
+        bool vector = weight_is_vector(param->id);
+        specs[count++] = (struct tensor_spec){
+            .name = param->name,
+            .dtype = DTYPE_F32,
+            .dims = vector ? 1 : 2,
+            .shape = {vector ? param->w.cols : param->w.rows, vector ? 0 : param->w.cols}};
+    }
+    struct tensor_sink sink;
+    float row[FFN];
+    for (int i = 0; i < FFN; i++) row[i] = 0.01f * (float)(i * 31 % 17 - 8);
+    assert_ok(safetensors_create(&sink, temporary_file(&setup->folder, "model.safetensors"), specs,
+                                 count, NULL, 0));
+    for (int i = 0; i < model.param_count; i++) {
+        const struct weight *w = &model.params[i].w;
+        for (int64_t r = 0; w->data && r < w->rows; r++)
+            assert_ok(tensor_sink_append_f32(&sink, row, (size_t)w->cols));
+    }
+    assert_ok(tensor_sink_finish(&sink));
+    tensor_sink_close(&sink);
+    free(specs);
+    model_free(&model);
+}
+
+/* The weights come from a mapped file of their own size, which must not count twice. */
+static void test_lora_takes_what_is_planned(void **state) {
+    (void)state;
+    skip_under_sanitizers();
+    enum { LAYERS = 16 };
+    struct setup setup;
+    char model[512];
+    setup_open(&setup, LAYERS);
+    write_model(&setup, LAYERS);
+    snprintf(model, sizeof model, "path: %s", setup.folder.path);
+    setup_configure(&setup, model, "1, mode: lora");
+    check_peak(&setup, "lora");
+    setup_close(&setup);
+}
+
+/* Gradients are as large as the adapter, moments twice that; frozen weights have neither. */
+static void test_frozen_weights_have_no_state(void **state) {
+    (void)state;
+    struct setup setup;
+    struct trainer_memory memory;
+    setup_open(&setup, 4);
+    write_model(&setup, 4);
+    char model[512];
+    snprintf(model, sizeof model, "path: %s", setup.folder.path);
+    setup_configure(&setup, model, "1, mode: lora");
+    plan_mib(&setup, &memory);
+    assert_int_equal(memory.gradients, memory.adapter);
+    assert_int_equal(memory.optimizer, 2 * memory.adapter);
+    assert_true(memory.adapter * 20 < memory.weights);
+    config_free(setup.tables, RUN_TABLES);
+    setup_configure(&setup, model, "1, mode: full");
+    plan_mib(&setup, &memory);
+    assert_int_equal(memory.adapter, 0);
+    assert_int_equal(memory.gradients, memory.weights);
+    assert_int_equal(memory.optimizer, 2 * memory.weights);
+    setup_close(&setup);
+}
+
+/* The plan is what an opened trainer holds, for each kind of memory. */
+static void test_plan_is_what_is_allocated(void **state) {
+    (void)state;
+    static const char *const modes[] = {"1, mode: full", "1, mode: lora",
+                                        "1, mode: full, recompute: full",
+                                        "3, mode: lora, micro_batch: 1"};
+    static const char *const dtypes[] = {"fp32", "bf16"};
+    for (int i = 0; i < 8; i++) {
+        static char program[] = "test";
+        char *argv_storage[] = {program, NULL}, **argv = argv_storage, model[512];
+        int argc = 1;
+        struct setup setup;
+        struct parallel parallel;
+        struct trainer_memory planned, held;
+        static struct trainer trainer;
+        setup_open(&setup, 2);
+        write_model(&setup, 2);
+        snprintf(model, sizeof model, "path: %s, dtype: %s", setup.folder.path, dtypes[i / 4]);
+        char train[256];
+        snprintf(train, sizeof train, "%s", modes[i % 4]);
+        setup_configure(&setup, model, train);
+        plan_mib(&setup, &planned);
+        assert_ok(parallel_start(&parallel, &argc, &argv));
+        assert_ok(trainer_open(&trainer, &setup.options, &parallel));
+        held = trainer_memory(&trainer);
+        assert_memory_equal(&planned, &held, sizeof held);
+        trainer_close(&trainer);
+        parallel_finish(&parallel);
+        setup_close(&setup);
+    }
+}
+
+int main(int argc, char **argv) {
+    (void)argc;
+    char *slash = strrchr(argv[0], '/');
+    snprintf(strata, sizeof strata, "%.*sstrata", slash ? (int)(slash - argv[0] + 1) : 0, argv[0]);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_frozen_weights_have_no_state),
+        cmocka_unit_test(test_plan_is_what_is_allocated),
+        cmocka_unit_test(test_full_training_takes_what_is_planned),
+        cmocka_unit_test(test_lora_takes_what_is_planned),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# Runs that are killed at random moments (also while a checkpoint is written) and started again by
+# the same command compute what the uninterrupted run computed, to the last digit of every loss and
+# gradient norm; so do runs that SIGTERM stops.
+#
+#   test_train_resume.sh STRATA MAKE_TOKENS
+#
+# STRATA_SOAK=1 makes a dozen trials of each kind instead of one; STRATA_SEED picks other moments.
+strata=$1 make_tokens=$2
+. tests/train_common.sh
+trials=$((${STRATA_SOAK:-0} ? 12 : 1))
+RANDOM=${STRATA_SEED:-1}
+steps=24
+
+"$make_tokens" "$folder/train.h5" 40 30 || exit 1
+"$make_tokens" "$folder/validation.h5" 6 20 || exit 1
+cat >"$folder/run.yaml" <<YAML
+model: {path: tests/fixtures/llama}
+data: {train: [$folder/train.h5], validation: [$folder/validation.h5], sequence_length: 24}
+train: {steps: $steps, global_batch: 5, micro_batch: 2, lr: 1e-3, warmup: 5, checkpoint_every: 3,
+        validate_every: 7, keep: 2, threads: 1, export: false}
+YAML
+
+run() { # RANKS OUT ARGUMENTS...
+    local n=$1 out=$2
+    shift 2
+    ranks "$n" "$strata" train "$folder/run.yaml" train.out="$out" "$@"
+}
+
+# The process to kill: itself, or a rank of mpirun's.
+victim() { # PID RANKS
+    if [ "$2" -eq 1 ]; then
+        echo "$1"
+    else
+        pgrep -P "$1" | shuf -n 1 --random-source=<(yes $RANDOM)
+    fi
+}
+
+now_ms() {
+    date +%s%3N
+}
+
+kinds=(
+    "1 train.seed=1"
+    "2 train.seed=2"
+    "1 train.mode=lora lora.rank=4 lora.dropout=0.1 model.dtype=bf16"
+    "2 train.mode=lora lora.rank=4 lora.dropout=0.1"
+    "1 model.dtype=bf16 train.recompute=full"
+)
+for kind in "${kinds[@]}"; do
+    read -r n arguments <<<"$kind"
+    whole=$folder/whole
+    rm -rf "$whole"
+    start=$(now_ms)
+    # shellcheck disable=SC2086 # a list of words
+    (run "$n" "$whole" $arguments) 2>"$folder/log" || { cat "$folder/log"; fail "$kind"; continue; }
+    length=$(($(now_ms) - start))
+    losses "$whole" >"$folder/want"
+    [ "$(grep -c '^train' "$folder/want")" -eq $steps ] || fail "$kind: not $steps lines"
+
+    for ((trial = 0; trial < trials; trial++)); do
+        out=$folder/killed
+        rm -rf "$out"
+        kills=0 attempts=0 torn=0
+        while :; do
+            attempts=$((attempts + 1))
+            [ $attempts -gt 40 ] && { fail "$kind: no end after 40 starts"; break; }
+            # shellcheck disable=SC2086
+            run "$n" "$out" $arguments 2>"$folder/log" &
+            pid=$!
+            if [ $kills -eq 0 ]; then # the first one hits a checkpoint that is being written
+                until compgen -G "$out/checkpoints/.tmp-step*" >/dev/null; do
+                    kill -0 $pid 2>/dev/null || break
+                done
+                kill -9 "$(victim $pid "$n")" 2>/dev/null && kills=$((kills + 1))
+                compgen -G "$out/checkpoints/.tmp-step*" >/dev/null && torn=$((torn + 1))
+            elif [ $kills -lt 3 ]; then # the others somewhere between its start and its end
+                delay=$((RANDOM % (length + 20)))
+                sleep "$(printf '%d.%03d' $((delay / 1000)) $((delay % 1000)))"
+                kill -9 "$(victim $pid "$n")" 2>/dev/null && kills=$((kills + 1))
+            fi
+            wait $pid 2>/dev/null && break
+        done
+        losses "$out" >"$folder/got"
+        if cmp -s "$folder/want" "$folder/got"; then
+            echo "equal  killed $kills times ($torn in a checkpoint), $attempts starts: $n ranks $arguments"
+        else
+            diff "$folder/want" "$folder/got" | head -5
+            fail "killed $kills times: $kind"
+        fi
+    done
+
+    # SIGTERM: a checkpoint, exit code 75, and on from there. mpirun forwards SIGUSR1.
+    out=$folder/stopped
+    rm -rf "$out"
+    # shellcheck disable=SC2086
+    run "$n" "$out" $arguments train.steps=$steps 2>"$folder/log" &
+    pid=$!
+    until [ "$(grep -c '"train"' "$out/metrics.jsonl" 2>/dev/null)" -ge 3 ] 2>/dev/null; do
+        kill -0 $pid 2>/dev/null || break
+        sleep 0.01
+    done
+    if [ "$n" -eq 1 ]; then kill -TERM $pid; else kill -USR1 $pid; fi
+    wait $pid
+    code=$?
+    done_steps=$(grep -c '"train"' "$out/metrics.jsonl")
+    if [ $code -ne 75 ] && [ "$done_steps" -lt $steps ]; then
+        cat "$folder/log"
+        fail "stopped: exit code $code, not 75: $kind"
+    fi
+    # shellcheck disable=SC2086
+    (run "$n" "$out" $arguments) 2>"$folder/log" || { cat "$folder/log"; fail "resumed: $kind"; }
+    losses "$out" >"$folder/got"
+    if cmp -s "$folder/want" "$folder/got"; then
+        echo "equal  stopped at step $done_steps, exit code $code: $n ranks $arguments"
+    else
+        diff "$folder/want" "$folder/got" | head -5
+        fail "stopped at step $done_steps: $kind"
+    fi
+done
+exit $((failures > 0))

@@ -1,0 +1,31 @@
+# What the tests of `strata train` share; sourced. $strata, $make_tokens: the programs.
+set -u
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_MCA_btl_vader_single_copy_mechanism=none
+export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
+export ASAN_OPTIONS=${ASAN_OPTIONS:-fast_unwind_on_malloc=0}
+export LSAN_OPTIONS=suppressions=$PWD/tests/lsan_mpi.supp:print_suppressions=0
+folder=$(mktemp -d "${TMPDIR:-/tmp}/strata-train-XXXXXX")
+trap 'rm -rf "$folder"' EXIT
+failures=0
+
+fail() {
+    printf 'FAILED: %s\n' "$*"
+    failures=$((failures + 1))
+}
+
+# ranks N COMMAND...: N = 1 runs it plainly.
+ranks() {
+    local n=$1
+    shift
+    if [ "$n" -eq 1 ]; then
+        exec "$@"
+    fi
+    exec mpirun -n "$n" --oversubscribe --bind-to none "$@"
+}
+
+# losses RUN: step, loss and gradient norm of every line, as text.
+losses() {
+    sed -E 's/.*"kind":"([a-z]+)","step":([0-9]+),"loss":([^,}]+),"(grad_norm|perplexity)":([^,}]+).*/\1 \2 \3 \5/' \
+        "$1/metrics.jsonl"
+}
