@@ -3,6 +3,7 @@
 #include "train/commands.h"
 
 #include "core/atomic_file.h"
+#include "core/export.h"
 #include "core/log.h"
 #include "train/metrics.h"
 #include "train/trainer.h"
@@ -113,13 +114,34 @@ static enum status train(struct trainer *t, struct metrics *metrics) {
     return STATUS_OK;
 }
 
+/* Where the tokenizer's files lie that go with an exported model. */
+static void tokenizer_folder(const struct run_options *o, char folder[4096]) {
+    const char *path = *o->model.tokenizer ? o->model.tokenizer : o->model.path;
+    struct stat found;
+    snprintf(folder, 4096, "%s", path);
+    if (stat(folder, &found) == 0 && S_ISDIR(found.st_mode)) return;
+    char *slash = strrchr(folder, '/');
+    snprintf(slash ? slash : folder, 2, slash ? "" : ".");
+}
+
 /* The result in a form that others read: a PEFT adapter, or a safetensors model. */
 static enum status export_result(const struct trainer *t) {
     const struct run_options *o = t->options;
     if (!o->train.export_model || t->parallel->world.rank != 0) return STATUS_OK;
     char path[4096];
     snprintf(path, sizeof path, "%s/%s", o->train.out, t->trained ? "adapter" : "model");
-    if (t->trained) TRY(adapter_save(&t->adapter, path, o->model.path));
+    if (t->trained) {
+        TRY(adapter_save(&t->adapter, path, o->model.path));
+    } else {
+        char companions[4096];
+        tokenizer_folder(o, companions);
+        const struct export_request request = {.model = &t->model,
+                                               .format = EXPORT_SAFETENSORS,
+                                               .dtype = t->model.config.dtype,
+                                               .path = path,
+                                               .companions = companions};
+        TRY(export_model(&request));
+    }
     log_line(LOG_INFO, "event=exported path=%s", path);
     return STATUS_OK;
 }

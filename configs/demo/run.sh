@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# LoRA fine-tuning of the bundled model on two ranks, its evaluation, and a question to base and
+# adapter by HTTP. `make demo` builds first and then runs this.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+strata=build/strata
+work=build/demo
+question="What noise does a snake make?"
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+rm -rf "$work" && mkdir -p "$work"
+
+say "1. A small instruction set, tokenized to HDF5 with the chat template of the model"
+for part in train held_out; do
+    python3 configs/demo/instructions.py $part > "$work/$part.jsonl"
+    "$strata" data tokenize --tokenizer models/base --template auto --out "$work/$part.h5" "$work/$part.jsonl"
+done
+
+say "2. LoRA fine-tuning on 2 ranks"
+mpirun -n 2 --oversubscribe --bind-to none "$strata" train configs/demo/lora.yaml train.threads=1
+"$strata" plot "$work/run" --out "$work/loss.svg"
+
+say "3. Held-out loss before and after (other wordings than those trained on)"
+"$strata" train configs/demo/lora.yaml train.out="$work/before" train.steps=1 train.lr=0 \
+    train.export=false 2>&1 | sed -n 's/.*event=validation.*loss=\([0-9.]*\) perplexity=\([0-9.]*\).*/base:    loss \1, perplexity \2/p'
+sed -n 's/.*"kind":"validation".*"loss":\([0-9.]*\).*"perplexity":\([0-9.]*\).*/adapter: loss \1, perplexity \2/p' \
+    "$work/run/metrics.jsonl" | tail -1
+
+say "4. Base and adapter behind one server"
+"$strata" serve models/base --adapter facts="$work/run/adapter" --alias base --port 0 > "$work/serve.log" 2>&1 &
+server=$!
+trap 'kill $server 2>/dev/null || true' EXIT
+for _ in $(seq 100); do
+    port=$(sed -n 's/.*event=ready.*port=\([0-9]*\).*/\1/p' "$work/serve.log")
+    [ -n "$port" ] && curl -sf "http://127.0.0.1:$port/health" > /dev/null && break
+    kill -0 $server 2> /dev/null || { cat "$work/serve.log"; exit 1; }
+    sleep 0.1
+done
+ask() { # model
+    curl -sf "http://127.0.0.1:$port/v1/chat/completions" -H 'Content-Type: application/json' -d "$(
+        jq -n --arg model "$1" --arg question "$question" '{model: $model, temperature: 0, max_tokens: 40,
+            messages: [{role: "user", content: $question}]}')" | jq -r '.choices[0].message.content'
+}
+echo "question: $question"
+echo "base:     $(ask base)"
+echo "adapter:  $(ask facts)"
+start=$(date +%s.%N)
+tokens=$(curl -sf "http://127.0.0.1:$port/v1/completions" -H 'Content-Type: application/json' \
+    -d '{"model": "base", "prompt": "Once upon a time", "max_tokens": 200, "temperature": 0.7, "seed": 1, "ignore_eos": true}' |
+    tee "$work/story.json" | jq .usage.completion_tokens)
+awk -v n="$tokens" -v s="$start" -v e="$(date +%s.%N)" 'BEGIN {printf "speed:    %d tokens at %.0f tokens/s\n", n, n / (e - s)}'
+echo "story:    Once upon a time$(jq -r '.choices[0].text' "$work/story.json" | tr '\n' ' ' | cut -c1-300)"
+
+say "The loss plot: $work/loss.svg    The adapter: $work/run/adapter"
