@@ -9,6 +9,7 @@
 
 #include "kernels/base/dtype.h"
 #include "kernels/base/stream.h"
+#include <stdbool.h>
 #include <stdint.h>
 
 enum comm_sum { COMM_SUM, COMM_MAX, COMM_MIN };
@@ -43,6 +44,8 @@ struct comm_ops {
     /* Non-blocking sum in place; the buffer is the library's until wait. */
     void (*start_all_reduce)(struct comm *, struct stream *, void *buffer, int64_t count,
                              enum dtype, struct comm_request *);
+    /* Moves a started sum on without waiting; true when wait would return at once. */
+    bool (*test)(struct comm *, struct stream *, struct comm_request *);
     void (*wait)(struct comm *, struct stream *, struct comm_request *);
     void (*close)(struct comm *);
 };
@@ -92,6 +95,9 @@ static inline void comm_start_all_reduce(struct comm *comm, struct stream *s, vo
                                          int64_t count, enum dtype type,
                                          struct comm_request *request) {
     comm->ops->start_all_reduce(comm, s, buffer, count, type, request);
+}
+static inline bool comm_test(struct comm *comm, struct stream *s, struct comm_request *request) {
+    return comm->ops->test(comm, s, request);
 }
 static inline void comm_wait(struct comm *comm, struct stream *s, struct comm_request *request) {
     comm->ops->wait(comm, s, request);

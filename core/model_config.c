@@ -269,12 +269,16 @@ static void read_generation(struct model_config *config, const char *directory) 
     json_decref(root);
 }
 
+enum status model_config_read_json(struct model_config *config, const char *path) {
+    json_t *root;
+    TRY(json_parse_file(&root, path));
+    return read_root(config, root, path);
+}
+
 enum status model_config_read_hf(struct model_config *config, const char *directory) {
     char path[4096];
     snprintf(path, sizeof path, "%s/config.json", directory);
-    json_t *root;
-    TRY(json_parse_file(&root, path));
-    TRY(read_root(config, root, path));
+    TRY(model_config_read_json(config, path));
     read_generation(config, directory);
     return STATUS_OK;
 }

@@ -42,6 +42,9 @@ const char *model_family_name(enum model_family family);
 /* From a directory's config.json and, when there, generation_config.json. */
 enum status model_config_read_hf(struct model_config *config, const char *directory);
 
+/* From one config.json. */
+enum status model_config_read_json(struct model_config *config, const char *path);
+
 /* From JSON text; `name` is for messages. */
 enum status model_config_parse_hf(struct model_config *config, const char *json, size_t bytes,
                                   const char *name);

@@ -124,8 +124,9 @@ static bool is_model_name(const char *name) {
 
 /* Rank of a name in a directory: the standard names win over others. */
 static int preference(const char *name) {
-    if (strcmp(name, "model.safetensors") == 0) return 3;
-    if (strcmp(name, "model.safetensors.index.json") == 0) return 2;
+    if (strcmp(name, "model.safetensors") == 0) return 4;
+    if (strcmp(name, "model.safetensors.index.json") == 0) return 3;
+    if (strcmp(name, "adapter_model.safetensors") == 0) return 2;
     return is_model_name(name) && name[0] != '.' ? 1 : 0;
 }
 

@@ -1,7 +1,8 @@
 /* A model as it lies on disk: a directory or file of safetensors (single, or sharded by
  * model.safetensors.index.json), or a GGUF file. Memory-mapped and validated when opened: every
  * offset, shape and size is checked against the file before any of it is believed. Nothing of the
- * tensors' data is read until asked for.
+ * tensors' data is read until asked for; so a file must not be cut short while it is open (the
+ * system answers with SIGBUS). Writers rename a new file over the old one instead.
  *
  * Sources: safetensors README (format section); GGUF specification (ggml docs/gguf.md). */
 #ifndef STRATA_CORE_MODEL_FILE_H
@@ -84,8 +85,8 @@ struct model_file {
 /* Opens a .gguf, a .safetensors, an index .json, or a directory holding one of these. With
  * `header_only` (inspection) a file that ends with its header is accepted too; one that holds a
  * part of its data never is. A directory is searched for model.safetensors, then
- * model.safetensors.index.json, then the only file with such an ending. On failure the message is
- * one line that names the file and the field, and `file` is zeroed. */
+ * model.safetensors.index.json, adapter_model.safetensors, then the only file with such an ending.
+ * On failure the message is one line that names the file and the field, and `file` is zeroed. */
 enum status model_file_open(struct model_file *file, const char *path, bool header_only);
 
 /* The same for a single file whose bytes are in memory already and outlive `file`; `name` stands

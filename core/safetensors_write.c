@@ -99,6 +99,14 @@ static enum status write_header(const json_t *header, char **out, size_t *bytes)
     return *out ? STATUS_OK : status_fail(STATUS_MEMORY, "no memory for the header");
 }
 
+/* What our own reader refuses must not be written: a dtype of GGUF, say. */
+static enum status check_header(const char *header, size_t bytes) {
+    struct model_file file;
+    TRY(model_file_open_bytes(&file, header, bytes, "header", true));
+    model_file_close(&file);
+    return STATUS_OK;
+}
+
 static enum status begin_file(struct tensor_sink *sink, const char *path,
                               const struct tensor_spec *specs, const struct placed *placed,
                               int count, const char *header, size_t header_bytes, uint64_t total) {
@@ -127,6 +135,7 @@ enum status safetensors_create(struct tensor_sink *sink, const char *path,
     if (status == STATUS_OK) status = add_notes(header, notes, note_count);
     if (status == STATUS_OK) status = add_tensors(header, specs, placed, count);
     if (status == STATUS_OK) status = write_header(header, &text, &bytes);
+    if (status == STATUS_OK) status = check_header(text, bytes);
     if (status == STATUS_OK)
         status = begin_file(sink, path, specs, placed, count, text, bytes, total);
     else

@@ -9,9 +9,10 @@
 #include "core/tensor_sink.h"
 
 /* Begins `path` with the tensors of `specs` and `notes` as __metadata__ (Hugging Face's readers
- * want {"format": "pt"}). Specs and notes are copied. STATUS_SHAPE names a tensor that can't be
- * stored, STATUS_FORMAT a name that is there twice, is not UTF-8 or can't be one. On failure the
- * sink needs no close. */
+ * want {"format": "pt"}). Specs and notes are copied. The header is held against our own reader
+ * before it is believed. STATUS_SHAPE names a tensor that can't be stored, STATUS_FORMAT a name
+ * that is there twice, is not UTF-8 or can't be one, and a dtype that safetensors doesn't have. On
+ * failure the sink needs no close. */
 enum status safetensors_create(struct tensor_sink *sink, const char *path,
                                const struct tensor_spec *specs, int count,
                                const struct file_note *notes, int note_count);

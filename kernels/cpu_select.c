@@ -1,6 +1,7 @@
 /* Chooses an op table by cpuid. */
 #include "kernels/table.h"
 
+#include <assert.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -33,10 +34,11 @@ static const struct candidate candidates[] = {
 #endif
     {"reference", &kernels_reference_f32, &kernels_reference_bf16, always},
 };
+enum { CANDIDATES = sizeof candidates / sizeof *candidates };
 
 enum status kernels_cpu(const struct kernels **kernels, const char *name, enum dtype act) {
     bool any = !name || strcmp(name, "auto") == 0;
-    for (size_t i = 0; i < sizeof candidates / sizeof *candidates; i++) {
+    for (size_t i = 0; i < CANDIDATES; i++) {
         const struct candidate *candidate = &candidates[i];
         if (!any && strcmp(name, candidate->name) != 0) continue;
         if (!candidate->supported()) {
@@ -48,4 +50,15 @@ enum status kernels_cpu(const struct kernels **kernels, const char *name, enum d
     }
     return status_fail(STATUS_CONFIG,
                        "unknown instruction set '%s' (auto, avx512, avx2, reference)", name);
+}
+
+int kernels_cpu_level(void) {
+    int i = 0;
+    while (!candidates[i].supported()) i++;
+    return CANDIDATES - 1 - i;
+}
+
+const char *kernels_cpu_level_name(int level) {
+    assert(level >= 0 && level < CANDIDATES);
+    return candidates[CANDIDATES - 1 - level].name;
 }

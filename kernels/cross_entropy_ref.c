@@ -1,4 +1,5 @@
-/* Cross entropy in plain loops. */
+/* Cross entropy in plain loops; the sum runs in double, so that the oracle adds no error of its
+ * own. */
 #include "kernels/ops.h"
 
 #include <math.h>
@@ -9,12 +10,13 @@ void VARIANT(cross_entropy_forward_ref)(struct stream *s, struct cross_entropy_r
     (void)s;
     for (int64_t t = 0; t < tokens; t++) {
         const float *row = logits + t * vocab;
-        float max = -INFINITY, sum = 0.0f;
+        float max = -INFINITY;
+        double sum = 0.0;
         for (int64_t i = 0; i < vocab; i++) max = row[i] > max ? row[i] : max;
-        for (int64_t i = 0; i < vocab; i++) sum += expf(row[i] - max); /* a NaN stays */
+        for (int64_t i = 0; i < vocab; i++) sum += (double)expf(row[i] - max); /* a NaN stays */
         int64_t target = targets[t] - first;
         bool mine = targets[t] >= 0 && target >= 0 && target < vocab;
-        rows[t] = (struct cross_entropy_row){max, sum, mine ? row[target] : 0.0f};
+        rows[t] = (struct cross_entropy_row){max, (float)sum, mine ? row[target] : 0.0f};
     }
 }
 

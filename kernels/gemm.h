@@ -10,12 +10,12 @@
  * The blocks (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008,
  * with the roles turned so that a weight's panels are read as they lie):
  *
- *     for a chunk of rows x cols whose fp32 C fits half the L2 cache
- *       for a chunk of depth: pack A in strips of GEMM_ROWS rows        (L2)
+ *     for a chunk of rows x cols
+ *       for a piece of depth, all of it if it fits: pack A in strips of GEMM_ROWS rows   (L2)
  *         for a group of panels of B
- *           for a block of depth: B's block, packed if it must be       (L1)
+ *           for a block of depth: B's block, packed if it must be                        (L1)
  *             for a strip of A: gemm_micro, C's tile in registers
- *       round C to its place */
+ *           after the last piece, round C to its place */
 #ifndef STRATA_KERNELS_GEMM_H
 #define STRATA_KERNELS_GEMM_H
 
@@ -67,10 +67,10 @@ struct gemm_tile {
     const float *a;   /* [depth][rows] */
     const void *b;    /* panel p, depth d at p * b_panel + d * 16; fp32, or bf16 */
     float *c;         /* panel p, row r at p * c_panel + r * 16 */
-    const char *next; /* prefetched meanwhile: panel p, depth d at p * next_panel + d * next_step */
-    int64_t depth, b_panel, c_panel, next_panel, next_step; /* next_*: bytes */
+    const char *next; /* or NULL; fetched meanwhile: p * next_panel + d * next_step, in bytes */
+    int64_t depth, b_panel, c_panel, next_panel, next_step;
     int rows, panels;
-    bool bf16;
+    bool bf16; /* then next is not NULL */
     bool load; /* start from c, else from 0 */
 };
 
@@ -84,9 +84,9 @@ void VARIANT(gemm_micro)(const struct gemm_tile *tile);
 void VARIANT(gemm_pack_a)(float *to, const struct operand *a, int64_t row, int64_t rows, int strip,
                           int64_t first, int64_t depth);
 
-/* Panel `panel` of B, depths [first, first + depth), as fp32 [depth][16]; columns at or beyond
- * `cols` are zero. `first` is a multiple of 16. */
-void VARIANT(gemm_pack_b)(float *to, const struct operand *b, int64_t cols, int64_t panel,
-                          int64_t first, int64_t depth);
+/* Panels [panel, panel + panels) of B, depths [first, first + depth), as fp32, each [depth][16] at
+ * `stride`; columns at or beyond `cols` are zero. `first` is a multiple of 16. */
+void VARIANT(gemm_pack_b)(float *to, int64_t stride, const struct operand *b, int64_t cols,
+                          int64_t panel, int64_t panels, int64_t first, int64_t depth);
 
 #endif

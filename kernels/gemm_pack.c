@@ -84,24 +84,9 @@ void VARIANT(gemm_pack_a)(float *to, const struct operand *a, int64_t row, int64
     }
 }
 
-void VARIANT(gemm_pack_b)(float *to, const struct operand *b, int64_t cols, int64_t panel,
-                          int64_t first, int64_t depth) {
-    int64_t f = panel * 16;
-    int width = (int)(cols - f < 16 ? cols - f : 16);
-    if (b->order == OPERAND_PANELS) { /* a weight's own padding is zero */
-        for (int64_t d = 0; d < depth; d++)
-            v16_store(to + d * 16, load16(b, panel * b->stride + (first + d) * 16));
-        return;
-    }
-    if (width == 16 && b->order == OPERAND_DEPTH_OUTER) {
-        for (int64_t d = 0; d < depth; d++)
-            v16_store(to + d * 16, load16(b, (first + d) * b->stride + f));
-        return;
-    }
-    if (width == 16) {
-        pack_across(to, b, f, 16, first, depth);
-        return;
-    }
+/* The last panel of an operand that is no packed weight: a column at a time, zeros beyond. */
+static void pack_ragged(float *to, const struct operand *b, int64_t f, int width, int64_t first,
+                        int64_t depth) {
     memset(to, 0, (size_t)depth * 16 * sizeof *to);
     for (int64_t d = 0; d < depth; d++) {
         for (int i = 0; i < width; i++) {
@@ -110,4 +95,36 @@ void VARIANT(gemm_pack_b)(float *to, const struct operand *b, int64_t cols, int6
             to[d * 16 + i] = load1(b, at);
         }
     }
+}
+
+/* Whole panels side by side, so that a run of lines is read at once. */
+static void pack_side_by_side(float *to, int64_t stride, const struct operand *b, int64_t panel,
+                              int64_t panels, int64_t first, int64_t depth) {
+    for (int64_t d = 0; d < depth; d++) {
+        int64_t at = (first + d) * b->stride + panel * 16;
+        for (int64_t p = 0; p < panels; p++)
+            v16_store(to + p * stride + d * 16, load16(b, at + p * 16));
+    }
+}
+
+void VARIANT(gemm_pack_b)(float *to, int64_t stride, const struct operand *b, int64_t cols,
+                          int64_t panel, int64_t panels, int64_t first, int64_t depth) {
+    if (b->order == OPERAND_PANELS) { /* a weight's own padding is zero */
+        for (int64_t p = 0; p < panels; p++)
+            for (int64_t d = 0; d < depth; d++)
+                v16_store(to + p * stride + d * 16,
+                          load16(b, (panel + p) * b->stride + (first + d) * 16));
+        return;
+    }
+    int64_t whole = cols / 16 - panel < panels ? cols / 16 - panel : panels;
+    if (b->order == OPERAND_DEPTH_OUTER) {
+        pack_side_by_side(to, stride, b, panel, whole, first, depth);
+    } else {
+        for (int64_t d = 0; d < depth; d += 16)
+            for (int64_t p = 0; p < whole; p++)
+                pack_across(to + p * stride + d * 16, b, (panel + p) * 16, 16, first + d,
+                            depth - d < 16 ? depth - d : 16);
+    }
+    if (whole < panels)
+        pack_ragged(to + whole * stride, b, (panel + whole) * 16, (int)(cols % 16), first, depth);
 }

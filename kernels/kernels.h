@@ -13,6 +13,7 @@
 #include "kernels/embedding.h"
 #include "kernels/matmul.h"
 #include "kernels/optimizer.h"
+#include "kernels/peak.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/rope.h"
 #include "kernels/sample.h"
@@ -45,6 +46,7 @@ struct kernels {
     adamw_fn *adamw;
     sum_squares_fn *sum_squares;
     sample_fn *sample;
+    peak_fma_fn *peak_fma;
 };
 
 /* The table called `name` ("reference", "avx2", "avx512"), or the best that this machine's cpuid
@@ -54,5 +56,12 @@ enum status kernels_cpu(const struct kernels **kernels, const char *name, enum d
 
 /* A table whose ops do nothing: to run layout code on counting arenas. */
 const struct kernels *kernels_nothing(enum dtype act);
+
+/* How good the best table of this machine is: 0 = reference, higher is better. Ranks of a job take
+ * the lowest among them, so that all compute with one instruction set. */
+int kernels_cpu_level(void);
+
+/* The name of a level that some machine reported. */
+const char *kernels_cpu_level_name(int level);
 
 #endif

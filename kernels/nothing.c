@@ -93,6 +93,11 @@ static void no_sample(struct stream *s, const struct sample_args *args) {
     (void)s, (void)args;
 }
 
+static double no_peak_fma(int threads) {
+    (void)threads;
+    return 0.0;
+}
+
 #define OPS                                                                                        \
     .matmul_forward = no_matmul_forward, .matmul_backward_input = no_matmul_backward_input,        \
     .matmul_backward_weight = no_matmul_backward_weight, .bias_backward = no_bias_backward,        \
@@ -104,7 +109,7 @@ static void no_sample(struct stream *s, const struct sample_args *args) {
     .embedding_forward = no_embedding_forward, .embedding_backward = no_embedding_backward,        \
     .cross_entropy_forward = no_cross_entropy_forward,                                             \
     .cross_entropy_backward = no_cross_entropy_backward, .adamw = no_adamw,                        \
-    .sum_squares = no_sum_squares, .sample = no_sample
+    .sum_squares = no_sum_squares, .sample = no_sample, .peak_fma = no_peak_fma
 
 const struct kernels *kernels_nothing(enum dtype act) {
     static const struct kernels f32 = {.name = "nothing", .act = DTYPE_F32, OPS};

@@ -26,5 +26,25 @@ cross_entropy_backward_fn VARIANT(cross_entropy_backward_ref);
 adamw_fn VARIANT(adamw_ref);
 sum_squares_fn VARIANT(sum_squares_ref);
 sample_fn VARIANT(sample_ref);
+peak_fma_fn VARIANT(peak_fma);
+
+rmsnorm_forward_fn VARIANT(rmsnorm_forward_cpu);
+rmsnorm_backward_fn VARIANT(rmsnorm_backward_cpu);
+rope_table_fn VARIANT(rope_table_cpu);
+rope_fn VARIANT(rope_cpu);
+attention_forward_fn VARIANT(attention_forward_cpu);
+attention_backward_fn VARIANT(attention_backward_cpu);
+add_fn VARIANT(add_cpu);
+scale_fn VARIANT(scale_cpu);
+accumulate_f32_fn VARIANT(accumulate_f32_cpu);
+swiglu_forward_fn VARIANT(swiglu_forward_cpu);
+swiglu_backward_fn VARIANT(swiglu_backward_cpu);
+dropout_fn VARIANT(dropout_cpu);
+embedding_forward_fn VARIANT(embedding_forward_cpu);
+embedding_backward_fn VARIANT(embedding_backward_cpu);
+cross_entropy_forward_fn VARIANT(cross_entropy_forward_cpu);
+cross_entropy_backward_fn VARIANT(cross_entropy_backward_cpu);
+adamw_fn VARIANT(adamw_cpu);
+sum_squares_fn VARIANT(sum_squares_cpu);
 
 #endif

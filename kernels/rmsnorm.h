@@ -8,6 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { RMSNORM_MAX_WIDTH = 32768 };
+
 /* y (rows, width) out act, may alias x; rstd (rows) out f32 or NULL; x in act; w (width) f32 */
 typedef void rmsnorm_forward_fn(struct stream *s, void *y, float *rstd, const void *x,
                                 const float *w, int64_t rows, int64_t width, float eps);

@@ -1,4 +1,4 @@
-/* RMSNorm in plain loops. */
+/* RMSNorm in plain loops; sums run in double, so that the oracle adds no error of its own. */
 #include "kernels/ops.h"
 
 #include <math.h>
@@ -9,9 +9,10 @@ void VARIANT(rmsnorm_forward_ref)(struct stream *s, void *y, float *rstd, const 
     for (int64_t row = 0; row < rows; row++) {
         const act_t *in = (const act_t *)x + row * width;
         act_t *out = (act_t *)y + row * width;
-        float sum = 0.0f;
-        for (int64_t i = 0; i < width; i++) sum += act_load(in[i]) * act_load(in[i]);
-        float inverse = 1.0f / sqrtf(sum / (float)width + eps);
+        double sum = 0.0;
+        for (int64_t i = 0; i < width; i++)
+            sum += (double)act_load(in[i]) * (double)act_load(in[i]);
+        float inverse = (float)(1.0 / sqrt(sum / (double)width + (double)eps));
         for (int64_t i = 0; i < width; i++) out[i] = act_store(act_load(in[i]) * inverse * w[i]);
         if (rstd) rstd[row] = inverse;
     }
@@ -25,13 +26,14 @@ void VARIANT(rmsnorm_backward_ref)(struct stream *s, const struct rmsnorm_backwa
         const act_t *dy = (const act_t *)a->dy + row * a->width;
         const act_t *x = (const act_t *)a->x + row * a->width;
         act_t *dx = (act_t *)a->dx + row * a->width;
-        float rstd = a->rstd[row], sum = 0.0f;
+        float rstd = a->rstd[row];
+        double sum = 0.0;
         for (int64_t i = 0; i < a->width; i++) {
             float normed = act_load(x[i]) * rstd;
-            sum += act_load(dy[i]) * a->w[i] * normed;
+            sum += (double)(act_load(dy[i]) * a->w[i] * normed);
             if (a->dw) a->dw[i] += act_load(dy[i]) * normed;
         }
-        float mean = sum / (float)a->width;
+        float mean = (float)(sum / (double)a->width);
         for (int64_t i = 0; i < a->width; i++) {
             float normed = act_load(x[i]) * rstd;
             float gradient = rstd * (act_load(dy[i]) * a->w[i] - normed * mean);

@@ -3,6 +3,8 @@
 #ifndef STRATA_KERNELS_SIMD_H
 #define STRATA_KERNELS_SIMD_H
 
+#include "kernels/base/dtype.h"
+
 #include <immintrin.h>
 #include <stdint.h>
 
@@ -22,6 +24,9 @@ static inline v16 v16_load(const float *from) {
 static inline void v16_store(float *to, v16 value) {
     _mm512_storeu_ps(to, value);
 }
+static inline v16 v16_add(v16 a, v16 b) {
+    return _mm512_add_ps(a, b);
+}
 /* a * b + c, rounded once. */
 static inline v16 v16_fma(v16 a, v16 b, v16 c) {
     return _mm512_fmadd_ps(a, b, c);
@@ -30,6 +35,18 @@ static inline v16 v16_fma(v16 a, v16 b, v16 c) {
 static inline v16 v16_load_bf16(const uint16_t *from) {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+/* Sixteen floats rounded to bf16 as f32_to_bf16 does. */
+static inline __m256i v16_to_bf16(v16 x) {
+    __m512i bits = _mm512_castps_si512(x);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    up = _mm512_mask_or_epi32(up, is_nan, bits, _mm512_set1_epi32(0x400000));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16));
+}
+static inline void v16_store_bf16(uint16_t *to, v16 x) {
+    _mm256_storeu_si256((__m256i *)(void *)to, v16_to_bf16(x));
 }
 
 /* rows[i][j] <-> rows[j][i]: pairs of rows, pairs of pairs, then the 128-bit lanes twice. */
@@ -85,6 +102,9 @@ static inline void v16_store(float *to, v16 value) {
     _mm256_storeu_ps(to, value.low);
     _mm256_storeu_ps(to + 8, value.high);
 }
+static inline v16 v16_add(v16 a, v16 b) {
+    return (v16){_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
 /* a * b + c, rounded once. */
 static inline v16 v16_fma(v16 a, v16 b, v16 c) {
     return (v16){_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
@@ -98,6 +118,22 @@ static inline v16 v16_load_bf16(const uint16_t *from) {
     return (v16){v8_load_bf16(from), v8_load_bf16(from + 8)};
 }
 
+/* Sixteen floats rounded to bf16 as f32_to_bf16 does. */
+static inline __m256i v8_to_bf16(__m256 x) {
+    __m256i bits = _mm256_castps_si256(x);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_srli_epi32(_mm256_blendv_epi8(up, quiet, is_nan), 16);
+}
+static inline __m256i v16_to_bf16(v16 x) {
+    __m256i packed = _mm256_packus_epi32(v8_to_bf16(x.low), v8_to_bf16(x.high));
+    return _mm256_permute4x64_epi64(packed, 0xd8);
+}
+static inline void v16_store_bf16(uint16_t *to, v16 x) {
+    _mm256_storeu_si256((__m256i *)(void *)to, v16_to_bf16(x));
+}
 static inline void v8_transpose(__m256 rows[8]) {
     __m256 t[8], u[8];
 #pragma GCC unroll 4
@@ -145,4 +181,5 @@ static inline void v16_transpose(v16 rows[16]) {
 }
 
 #endif
+
 #endif

@@ -9,7 +9,7 @@
 /* What the draws are for; the high word of the counter, so that purposes never collide. */
 enum rng_purpose {
     RNG_INIT = 1,    /* initial weights: index = global element */
-    RNG_SHUFFLE = 2, /* data order: index = epoch */
+    RNG_SHUFFLE = 2, /* data order: domain = epoch */
     RNG_DROPOUT = 3,
     RNG_SAMPLE = 4, /* serving: index = position in the request */
     RNG_TEST = 5,

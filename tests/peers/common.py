@@ -1,4 +1,4 @@
-"""What the check scripts share: where things are, how strata is run, and how a check is reported."""
+"""What the check scripts share: where things are, how strata is run, how a check is reported."""
 
 import json
 import os

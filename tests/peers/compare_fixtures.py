@@ -67,7 +67,8 @@ def main():
     checks.equal("files", list(map(str, made)), list(map(str, kept)))
     for path in sorted(set(made) & set(kept)):
         if path.suffix == ".json":
-            same = json.loads((fresh / path).read_text()) == json.loads((FIXTURES / path).read_text())
+            ours, theirs = (json.loads((d / path).read_text()) for d in (fresh, FIXTURES))
+            same = ours == theirs
             checks.say(same, str(path), "equal" if same else "differs")
         else:
             compare_tensors(checks, str(path), fresh / path, FIXTURES / path)

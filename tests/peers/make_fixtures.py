@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/fixtures: tiny random models, adapters, and what transformers and PEFT compute of them.
+"""Makes tests/fixtures: tiny random models, adapters, and what transformers and PEFT say of them.
 
     make_fixtures.py OUTPUT_DIRECTORY
 
@@ -307,7 +307,8 @@ def make_model(output, name):
         bf16 = ref.load_model(directory, torch.bfloat16)
         expected |= numbered("bf16.logits", ref.logits_of(bf16, sequences))
     if "context" in extras:
-        expected |= with_prefix(f"context{LENGTHS[-1]}.", expected_with_context(directory, sequences))
+        fixed = expected_with_context(directory, sequences)
+        expected |= with_prefix(f"context{LENGTHS[-1]}.", fixed)
     ref.save_tensors(directory / "expected.safetensors", expected)
 
 

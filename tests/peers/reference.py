@@ -1,5 +1,5 @@
-"""The reference side of every comparison: Hugging Face transformers and PEFT on the CPU, fp32, eager
-attention, one thread, one sequence a forward (so no padding and no packing can hide in it)."""
+"""The reference side of every comparison: Hugging Face transformers and PEFT on the CPU, fp32,
+eager attention, one thread, one sequence a forward (no padding and no packing can hide in it)."""
 
 import pathlib
 import warnings
@@ -68,7 +68,7 @@ def mean_loss(model, sequences):
 
 
 def hidden_states(model, tokens):
-    """embed: the embedding; layer.i: the residual stream after block i; norm: after the last norm."""
+    """embed: the embedding; layer.i: the residual stream after block i; norm: the last norm's."""
     found, hooks = {}, []
 
     def keep(name):

@@ -1,0 +1,145 @@
+#define _GNU_SOURCE
+#include "data/corpus.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+void record_free(struct record *record) {
+    free(record->text);
+    *record = (struct record){0};
+}
+
+enum status corpus_open(struct corpus *corpus, char *const *paths, int count,
+                        enum corpus_format format) {
+    *corpus = (struct corpus){.paths = paths, .count = count, .format = format};
+    for (int i = 0; i < count; i++) {
+        struct stat stat_of;
+        if (stat(paths[i], &stat_of) != 0 || access(paths[i], R_OK) != 0)
+            return status_fail(STATUS_IO, "%s: %s", paths[i], strerror(errno));
+        if (S_ISDIR(stat_of.st_mode))
+            return status_fail(STATUS_IO, "%s: is a folder; name its files", paths[i]);
+        corpus->bytes_total += stat_of.st_size;
+    }
+    return STATUS_OK;
+}
+
+void corpus_close(struct corpus *corpus) {
+    if (corpus->file) fclose(corpus->file);
+    corpus->file = NULL;
+}
+
+static enum corpus_format format_of(const struct corpus *corpus, const char *path) {
+    static const char *const endings[] = {".jsonl", ".ndjson", ".json"};
+    if (corpus->format != CORPUS_AUTO) return corpus->format;
+    size_t bytes = strlen(path);
+    for (int i = 0; i < 3; i++) {
+        size_t ending = strlen(endings[i]);
+        if (bytes > ending && strcasecmp(path + bytes - ending, endings[i]) == 0)
+            return CORPUS_JSONL;
+    }
+    return CORPUS_TEXT;
+}
+
+static bool is_blank(const char *line, size_t bytes) {
+    size_t spaces = 0;
+    while (spaces < bytes && strchr(" \t\r\n", line[spaces]) && line[spaces]) spaces++;
+    return spaces == bytes;
+}
+
+/* Appends the next line to the record; false at the end of the file. */
+static bool add_line(struct corpus *corpus, struct record *record, enum status *status) {
+    char *line = NULL;
+    size_t capacity = 0;
+    errno = 0;
+    ssize_t bytes = getline(&line, &capacity, corpus->file);
+    if (bytes >= 0) {
+        char *text = realloc(record->text, record->bytes + (size_t)bytes + 1);
+        if (text) {
+            memcpy(text + record->bytes, line, (size_t)bytes + 1);
+            record->text = text;
+            record->bytes += (size_t)bytes;
+        } else {
+            errno = ENOMEM;
+            bytes = -1;
+        }
+    }
+    free(line);
+    if (bytes < 0 && errno)
+        *status = status_fail(errno == ENOMEM ? STATUS_MEMORY : STATUS_IO, "%s:%lld: %s",
+                              record->path, (long long)corpus->line + 1, strerror(errno));
+    if (bytes < 0) return false;
+    corpus->line++;
+    corpus->bytes_read += bytes;
+    return true;
+}
+
+/* One record of lines: a JSON line, or lines up to a blank one. */
+static enum status read_lines(struct corpus *corpus, struct record *record, bool paragraph) {
+    enum status status = STATUS_OK;
+    for (size_t before = 0; add_line(corpus, record, &status); before = record->bytes) {
+        bool blank = is_blank(record->text + before, record->bytes - before);
+        if (blank) record->bytes = before;
+        if (before == 0 && !blank) record->line = corpus->line;
+        if (before > 0 ? blank : !blank && !paragraph) break;
+    }
+    return status;
+}
+
+static enum status read_whole(struct corpus *corpus, struct record *record) {
+    size_t capacity = 1 << 16, got = 0;
+    record->line = 1;
+    do {
+        record->bytes += got;
+        if (record->bytes + 1 >= capacity || !record->text) {
+            char *text = realloc(record->text, capacity *= 2);
+            if (!text) return status_fail(STATUS_MEMORY, "%s: no memory for it", record->path);
+            record->text = text;
+        }
+        got = fread(record->text + record->bytes, 1, capacity - record->bytes - 1, corpus->file);
+    } while (got > 0);
+    if (ferror(corpus->file))
+        return status_fail(STATUS_IO, "%s: %s", record->path, strerror(errno));
+    record->text[record->bytes] = 0;
+    corpus->bytes_read += (int64_t)record->bytes;
+    return STATUS_OK;
+}
+
+static enum status read_record(struct corpus *corpus, struct record *record, bool *found) {
+    enum corpus_format format = format_of(corpus, record->path);
+    record->json = format == CORPUS_JSONL;
+    if (format == CORPUS_TEXT) {
+        TRY(read_whole(corpus, record));
+        *found = true;
+        corpus_close(corpus);
+        return STATUS_OK;
+    }
+    TRY(read_lines(corpus, record, format == CORPUS_PARAGRAPHS));
+    *found = record->bytes > 0;
+    while (record->bytes > 0 && strchr("\r\n", record->text[record->bytes - 1])) record->bytes--;
+    if (*found) record->text[record->bytes] = 0;
+    if (!*found) corpus_close(corpus);
+    return STATUS_OK;
+}
+
+enum status corpus_next(struct corpus *corpus, struct record *record, bool *found) {
+    *found = false;
+    while (!*found && (corpus->file || corpus->next < corpus->count)) {
+        if (!corpus->file) {
+            corpus->file = fopen(corpus->paths[corpus->next], "rb");
+            corpus->line = 0;
+            if (!corpus->file)
+                return status_fail(STATUS_IO, "%s: %s", corpus->paths[corpus->next],
+                                   strerror(errno));
+            corpus->next++;
+        }
+        *record = (struct record){.path = corpus->paths[corpus->next - 1]};
+        enum status status = read_record(corpus, record, found);
+        if (status != STATUS_OK || !*found) record_free(record);
+        TRY(status);
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,43 @@
+/* The records of a corpus: what becomes one document each, in the order of the files.
+ *
+ *   text        a file is a record
+ *   paragraphs  lines up to a blank one (or the end of the file) are a record
+ *   jsonl       a line is a record; blank lines are skipped
+ *   auto        jsonl for names that end in .jsonl, .ndjson or .json, else text */
+#ifndef STRATA_DATA_CORPUS_H
+#define STRATA_DATA_CORPUS_H
+
+#include "kernels/base/status.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum corpus_format { CORPUS_AUTO, CORPUS_TEXT, CORPUS_PARAGRAPHS, CORPUS_JSONL };
+
+struct record {
+    char *text; /* owned; NUL-terminated, may hold NULs */
+    size_t bytes;
+    const char *path;
+    int64_t line; /* its first one, from 1 */
+    bool json;
+};
+void record_free(struct record *record);
+
+struct corpus {
+    char *const *paths; /* borrowed */
+    int count, next;
+    enum corpus_format format;
+    FILE *file; /* of paths[next - 1]; NULL between files */
+    int64_t line, bytes_read, bytes_total;
+};
+
+/* Looks at every file first: STATUS_IO names one that can't be read. */
+enum status corpus_open(struct corpus *corpus, char *const *paths, int count,
+                        enum corpus_format format);
+
+/* The next record; *found is false after the last. */
+enum status corpus_next(struct corpus *corpus, struct record *record, bool *found);
+void corpus_close(struct corpus *corpus);
+
+#endif

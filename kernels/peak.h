@@ -1,0 +1,9 @@
+/* What this machine can do at most: the ceilings that speeds are told against. */
+#ifndef STRATA_KERNELS_PEAK_H
+#define STRATA_KERNELS_PEAK_H
+
+/* FLOP/s of fp32 multiply-adds from registers alone, over `threads` threads, with the instructions
+ * of the table; the best of a few bursts, about 10 ms in all. A multiply-add counts 2. */
+typedef double peak_fma_fn(int threads);
+
+#endif

@@ -1,0 +1,33 @@
+/* What writer and reader of a checkpoint agree on beyond checkpoint.h; private to parallel/. */
+#ifndef STRATA_PARALLEL_CHECKPOINT_FORMAT_H
+#define STRATA_PARALLEL_CHECKPOINT_FORMAT_H
+
+#include "parallel/checkpoint.h"
+
+#define CHECKPOINT_HASH "xxh3"     /* attribute of every dataset with bytes of its own: u64 */
+#define CHECKPOINT_SHAPE "shape"   /* attribute of a slab: (rows, cols) of the whole, i64 */
+#define CHECKPOINT_OFFSET "offset" /* attribute of a slab: (first row, first column), i64 */
+#define CHECKPOINT_STATE "state"   /* group of index.h5 with the scalars */
+#define CHECKPOINT_FILES "files"   /* dataset of index.h5: numbers of the rank files, i32 */
+
+/* Rows that a block holds: about 1 MiB, a multiple of PANEL_ROWS so that weight_pack may take it.
+ */
+static inline int64_t checkpoint_block_rows(int64_t cols) {
+    int64_t rows = (1 << 20) / (int64_t)sizeof(float) / (cols > 0 ? cols : 1);
+    rows -= rows % PANEL_ROWS;
+    return rows > PANEL_ROWS ? rows : PANEL_ROWS;
+}
+
+/* Bytes of a block buffer that serves all slabs. */
+static inline size_t checkpoint_block_bytes(const struct checkpoint_slab *slabs, int count) {
+    size_t bytes = 64;
+    for (int i = 0; i < count; i++) {
+        int64_t rows = checkpoint_block_rows(slabs[i].values.cols);
+        if (rows > slabs[i].values.rows) rows = slabs[i].values.rows;
+        size_t needed = (size_t)(rows * slabs[i].values.cols) * sizeof(float);
+        if (needed > bytes) bytes = needed;
+    }
+    return bytes;
+}
+
+#endif

@@ -1,0 +1,361 @@
+#include "parallel/comm_mpi.h"
+#include "parallel/comm_fold.h"
+
+#include <assert.h>
+#include <mpi.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum {
+    SCRATCH_BYTES = 4 << 20, /* what an ordered sum receives at a time */
+    GATHER_BYTES = 64 << 10, /* below this, latency counts: gather everything and add locally */
+    MESSAGE_TAG = 1,
+    NO_PEER = -1
+};
+
+struct mpi_state {
+    MPI_Comm handle;
+    int64_t piece; /* bytes */
+    char *scratch; /* SCRATCH_BYTES */
+};
+
+/* A started all-reduce: one MPI request a piece. */
+struct flight {
+    int count;
+    MPI_Request requests[];
+};
+
+static struct mpi_state *state_of(const struct comm *comm) {
+    return comm->state;
+}
+
+static MPI_Datatype mpi_type(enum dtype type) {
+    switch (type) {
+    case DTYPE_F32:
+        return MPI_FLOAT;
+    case DTYPE_F64:
+        return MPI_DOUBLE;
+    case DTYPE_BF16:
+        return MPI_UINT16_T; /* moved as bits; never summed by MPI */
+    case DTYPE_I32:
+        return MPI_INT32_T;
+    case DTYPE_I64:
+        return MPI_INT64_T;
+    case DTYPE_U8:
+        return MPI_UINT8_T;
+    default:
+        assert(!"a dtype that collectives carry");
+        return MPI_DATATYPE_NULL;
+    }
+}
+
+static MPI_Op mpi_op(enum comm_sum sum) {
+    return sum == COMM_SUM ? MPI_SUM : sum == COMM_MAX ? MPI_MAX : MPI_MIN;
+}
+
+/* True when the call failed; the stream then knows rank, communicator, op and peer. */
+static bool failed(struct comm *comm, struct stream *s, const char *op, int peer, int code) {
+    if (code == MPI_SUCCESS) return false;
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    char with[32] = "";
+    if (peer != NO_PEER) snprintf(with, sizeof with, " with rank %d", peer);
+    stream_fail(s, STATUS_PEER, op, "rank %d of %d in communicator '%s'%s: %s", comm->rank,
+                comm->size, comm->name, with, text);
+    return true;
+}
+
+/* Elements in the largest message. */
+static int64_t piece_elements(const struct comm *comm, enum dtype type) {
+    int64_t elements = state_of(comm)->piece / (int64_t)dtype_bytes(type, 1);
+    return elements < 1 ? 1 : elements;
+}
+
+static int64_t min_i64(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static char *at(const void *base, int64_t element, enum dtype type) {
+    return (char *)base + element * (int64_t)dtype_bytes(type, 1);
+}
+
+/* `count` elements, repeated every `stride` elements: a piece of every rank's slice. */
+static int strided_type(MPI_Datatype *out, int64_t count, int64_t stride, enum dtype type) {
+    MPI_Datatype row;
+    int code = MPI_Type_contiguous((int)count, mpi_type(type), &row);
+    if (code != MPI_SUCCESS) return code;
+    code = MPI_Type_create_resized(row, 0, (MPI_Aint)(stride * (int64_t)dtype_bytes(type, 1)), out);
+    MPI_Type_free(&row);
+    return code == MPI_SUCCESS ? MPI_Type_commit(out) : code;
+}
+
+/* scratch (size, count) = everybody's `count` elements of my slice, slices `stride` apart. */
+static int exchange_slices(struct comm *comm, const void *in, int64_t count, int64_t stride,
+                           enum dtype type) {
+    MPI_Datatype row;
+    int code = strided_type(&row, count, stride, type);
+    if (code != MPI_SUCCESS) return code;
+    code = MPI_Alltoall(in, 1, row, state_of(comm)->scratch, (int)count, mpi_type(type),
+                        state_of(comm)->handle);
+    MPI_Type_free(&row);
+    return code;
+}
+
+/* One step of an ordered sum in place over at most `count` elements; returns how many it did, 0 on
+ * failure. */
+static int64_t ordered_step(struct comm *comm, struct stream *s, const char *op, char *buffer,
+                            int64_t count, enum dtype type, enum comm_sum sum) {
+    struct mpi_state *state = state_of(comm);
+    int64_t width = (int64_t)dtype_bytes(type, 1);
+    int64_t room = min_i64(SCRATCH_BYTES, state->piece) / width;
+    int64_t slice = min_i64(count, room) / comm->size;
+    if (count * comm->size * width <= GATHER_BYTES || slice == 0) {
+        int64_t n = min_i64(count, room / comm->size > 0 ? room / comm->size : 1);
+        int code = MPI_Allgather(buffer, (int)n, mpi_type(type), state->scratch, (int)n,
+                                 mpi_type(type), state->handle);
+        if (failed(comm, s, op, NO_PEER, code)) return 0;
+        comm_fold(buffer, state->scratch, comm->size, n, type, sum, s->threads);
+        return n;
+    }
+    int code = exchange_slices(comm, buffer, slice, slice, type);
+    if (failed(comm, s, op, NO_PEER, code)) return 0;
+    comm_fold(at(buffer, comm->rank * slice, type), state->scratch, comm->size, slice, type, sum,
+              s->threads);
+    code = MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, buffer, (int)slice, mpi_type(type),
+                         state->handle);
+    return failed(comm, s, op, NO_PEER, code) ? 0 : slice * comm->size;
+}
+
+static void ordered(struct comm *comm, struct stream *s, const char *op, void *buffer,
+                    int64_t count, enum dtype type, enum comm_sum sum) {
+    if (comm->size == 1) return;
+    for (int64_t done = 0; done < count;) {
+        int64_t step = ordered_step(comm, s, op, at(buffer, done, type), count - done, type, sum);
+        if (step == 0) return;
+        done += step;
+    }
+}
+
+static void mpi_all_reduce(struct comm *comm, struct stream *s, void *buffer, int64_t count,
+                           enum dtype type, enum comm_sum sum) {
+    if (comm->size == 1) return;
+    if (type == DTYPE_BF16) {
+        ordered(comm, s, "all_reduce", buffer, count, type, sum);
+        return;
+    }
+    int64_t piece = piece_elements(comm, type);
+    for (int64_t done = 0; done < count; done += piece) {
+        int code =
+            MPI_Allreduce(MPI_IN_PLACE, at(buffer, done, type), (int)min_i64(piece, count - done),
+                          mpi_type(type), mpi_op(sum), state_of(comm)->handle);
+        if (failed(comm, s, "all_reduce", NO_PEER, code)) return;
+    }
+}
+
+static void mpi_all_reduce_ordered(struct comm *comm, struct stream *s, void *buffer, int64_t count,
+                                   enum dtype type) {
+    ordered(comm, s, "all_reduce_ordered", buffer, count, type, COMM_SUM);
+}
+
+static void mpi_reduce_scatter(struct comm *comm, struct stream *s, void *out, const void *in,
+                               int64_t count, enum dtype type) {
+    assert(count % comm->size == 0);
+    int64_t slice = count / comm->size;
+    if (comm->size == 1) {
+        if (out != in) memmove(out, in, dtype_bytes(type, (size_t)count));
+        return;
+    }
+    int64_t room = min_i64(SCRATCH_BYTES, state_of(comm)->piece) / (int64_t)dtype_bytes(type, 1);
+    int64_t piece = room / comm->size > 0 ? room / comm->size : 1;
+    for (int64_t done = 0; done < slice; done += piece) {
+        int64_t n = min_i64(piece, slice - done);
+        int code = exchange_slices(comm, at(in, done, type), n, slice, type);
+        if (failed(comm, s, "reduce_scatter", NO_PEER, code)) return;
+        comm_fold(at(out, done, type), state_of(comm)->scratch, comm->size, n, type, COMM_SUM,
+                  s->threads);
+    }
+}
+
+static void mpi_all_gather(struct comm *comm, struct stream *s, void *out, const void *in,
+                           int64_t count, enum dtype type) {
+    bool in_place = in == at(out, comm->rank * count, type);
+    if (comm->size == 1) {
+        if (!in_place) memmove(out, in, dtype_bytes(type, (size_t)count));
+        return;
+    }
+    int64_t piece = piece_elements(comm, type);
+    for (int64_t done = 0; done < count; done += piece) {
+        int64_t n = min_i64(piece, count - done);
+        MPI_Datatype row;
+        int code = strided_type(&row, n, count, type);
+        if (failed(comm, s, "all_gather", NO_PEER, code)) return;
+        code = MPI_Allgather(in_place ? MPI_IN_PLACE : at(in, done, type), (int)n, mpi_type(type),
+                             at(out, done, type), 1, row, state_of(comm)->handle);
+        MPI_Type_free(&row);
+        if (failed(comm, s, "all_gather", NO_PEER, code)) return;
+    }
+}
+
+static void mpi_broadcast(struct comm *comm, struct stream *s, void *buffer, int64_t count,
+                          enum dtype type, int root) {
+    int64_t piece = piece_elements(comm, type);
+    for (int64_t done = 0; done < count && comm->size > 1; done += piece) {
+        int code = MPI_Bcast(at(buffer, done, type), (int)min_i64(piece, count - done),
+                             mpi_type(type), root, state_of(comm)->handle);
+        if (failed(comm, s, "broadcast", root, code)) return;
+    }
+}
+
+static void mpi_send(struct comm *comm, struct stream *s, const void *buffer, int64_t count,
+                     enum dtype type, int to) {
+    int64_t piece = piece_elements(comm, type);
+    for (int64_t done = 0; done < count; done += piece) {
+        int code = MPI_Send(at(buffer, done, type), (int)min_i64(piece, count - done),
+                            mpi_type(type), to, MESSAGE_TAG, state_of(comm)->handle);
+        if (failed(comm, s, "send", to, code)) return;
+    }
+}
+
+static void mpi_recv(struct comm *comm, struct stream *s, void *buffer, int64_t count,
+                     enum dtype type, int from) {
+    int64_t piece = piece_elements(comm, type);
+    for (int64_t done = 0; done < count; done += piece) {
+        int n = (int)min_i64(piece, count - done), got = 0;
+        MPI_Status status;
+        int code = MPI_Recv(at(buffer, done, type), n, mpi_type(type), from, MESSAGE_TAG,
+                            state_of(comm)->handle, &status);
+        if (failed(comm, s, "recv", from, code)) return;
+        MPI_Get_count(&status, mpi_type(type), &got);
+        if (got == n) continue;
+        stream_fail(s, STATUS_PEER, "recv",
+                    "rank %d of %d in communicator '%s' expected %d elements, rank %d sent %d",
+                    comm->rank, comm->size, comm->name, n, from, got);
+        return;
+    }
+}
+
+static void mpi_barrier(struct comm *comm, struct stream *s) {
+    failed(comm, s, "barrier", NO_PEER, MPI_Barrier(state_of(comm)->handle));
+}
+
+static void mpi_start_all_reduce(struct comm *comm, struct stream *s, void *buffer, int64_t count,
+                                 enum dtype type, struct comm_request *request) {
+    assert(!request->state);
+    if (comm->size == 1 || count == 0) return;
+    if (type == DTYPE_BF16) { /* MPI can't widen: the sum is made now, the wait is nothing */
+        ordered(comm, s, "start_all_reduce", buffer, count, type, COMM_SUM);
+        return;
+    }
+    int64_t piece = piece_elements(comm, type);
+    int64_t pieces = (count + piece - 1) / piece;
+    struct flight *flight = malloc(sizeof *flight + (size_t)pieces * sizeof(MPI_Request));
+    if (!flight) {
+        stream_fail(s, STATUS_MEMORY, "start_all_reduce", "no memory for %lld requests",
+                    (long long)pieces);
+        return;
+    }
+    flight->count = 0;
+    request->state = flight;
+    for (int64_t done = 0; done < count; done += piece) {
+        int code = MPI_Iallreduce(MPI_IN_PLACE, at(buffer, done, type),
+                                  (int)min_i64(piece, count - done), mpi_type(type), MPI_SUM,
+                                  state_of(comm)->handle, &flight->requests[flight->count]);
+        if (failed(comm, s, "start_all_reduce", NO_PEER, code)) return;
+        flight->count++;
+    }
+}
+
+/* Open MPI moves non-blocking collectives only inside its calls: this is one. */
+static bool mpi_test(struct comm *comm, struct stream *s, struct comm_request *request) {
+    struct flight *flight = request->state;
+    if (!flight) return true;
+    int done = 0;
+    int code = MPI_Testall(flight->count, flight->requests, &done, MPI_STATUSES_IGNORE);
+    return failed(comm, s, "test", NO_PEER, code) || done;
+}
+
+static void mpi_wait(struct comm *comm, struct stream *s, struct comm_request *request) {
+    struct flight *flight = request->state;
+    if (!flight) return;
+    int code = MPI_Waitall(flight->count, flight->requests, MPI_STATUSES_IGNORE);
+    failed(comm, s, "wait", NO_PEER, code);
+    free(flight);
+    request->state = NULL;
+}
+
+static void mpi_close(struct comm *comm) {
+    struct mpi_state *state = state_of(comm);
+    if (state) {
+        MPI_Comm_free(&state->handle);
+        free(state->scratch);
+        free(state);
+    }
+    *comm = (struct comm){.name = comm->name};
+}
+
+static const struct comm_ops mpi_ops = {
+    .all_reduce = mpi_all_reduce,
+    .all_reduce_ordered = mpi_all_reduce_ordered,
+    .reduce_scatter = mpi_reduce_scatter,
+    .all_gather = mpi_all_gather,
+    .broadcast = mpi_broadcast,
+    .send = mpi_send,
+    .recv = mpi_recv,
+    .barrier = mpi_barrier,
+    .start_all_reduce = mpi_start_all_reduce,
+    .test = mpi_test,
+    .wait = mpi_wait,
+    .close = mpi_close,
+};
+
+/* Takes `handle` over. */
+static enum status open_handle(struct comm *comm, const char *name, MPI_Comm handle) {
+    struct mpi_state *state = calloc(1, sizeof *state);
+    char *scratch = malloc(SCRATCH_BYTES);
+    if (!state || !scratch) {
+        free(state);
+        free(scratch);
+        MPI_Comm_free(&handle);
+        return status_fail(STATUS_MEMORY, "no memory for communicator '%s'", name);
+    }
+    *state = (struct mpi_state){.handle = handle, .piece = 256 << 20, .scratch = scratch};
+    MPI_Comm_set_errhandler(handle, MPI_ERRORS_RETURN);
+    *comm = (struct comm){.ops = &mpi_ops, .name = name, .state = state};
+    MPI_Comm_rank(handle, &comm->rank);
+    MPI_Comm_size(handle, &comm->size);
+    return STATUS_OK;
+}
+
+static enum status open_failed(const char *name, int code) {
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    return status_fail(STATUS_PEER, "can't open communicator '%s': %s", name, text);
+}
+
+enum status comm_mpi_open_world(struct comm *comm, const char *name) {
+    MPI_Comm handle;
+    int code = MPI_Comm_dup(MPI_COMM_WORLD, &handle);
+    if (code != MPI_SUCCESS) return open_failed(name, code);
+    return open_handle(comm, name, handle);
+}
+
+enum status comm_mpi_open_split(struct comm *comm, const struct comm *parent, const char *name,
+                                int colour, int key) {
+    if (parent->ops != &mpi_ops) {
+        assert(parent->size == 1);
+        comm_open_self(comm, name);
+        return STATUS_OK;
+    }
+    MPI_Comm handle;
+    int code = MPI_Comm_split(state_of(parent)->handle, colour, key, &handle);
+    if (code != MPI_SUCCESS) return open_failed(name, code);
+    return open_handle(comm, name, handle);
+}
+
+void comm_mpi_set_piece(struct comm *comm, int64_t bytes) {
+    assert(bytes > 0);
+    if (comm->ops == &mpi_ops) state_of(comm)->piece = bytes;
+}

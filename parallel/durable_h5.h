@@ -1,0 +1,35 @@
+/* HDF5 files that are on the disk when they are closed, or say why not.
+ *
+ * HDF5 caches what it writes; when the disk is full it finds out while closing, and a file that
+ * can't be closed haunts the library until the process ends. So files are written through a driver
+ * of ours (HDF5's virtual file layer): it keeps the first error of the system, lets HDF5 finish in
+ * peace, syncs, and durable_h5_close reports. The bytes are those of HDF5's own driver. */
+#ifndef STRATA_PARALLEL_DURABLE_H5_H
+#define STRATA_PARALLEL_DURABLE_H5_H
+
+#include "kernels/base/status.h"
+#include <hdf5.h>
+
+struct durable_h5 {
+    hid_t file;   /* to create objects in; 0 when closed */
+    hid_t driver; /* registered while the file is open */
+    char *path;   /* owned; for messages */
+    int error;    /* errno of the first failed system call, 0 when all is well */
+};
+
+/* Creates `path`, which must not exist; *file stays where it is until it is closed. STATUS_IO names
+ * the file and the reason. */
+enum status durable_h5_create(struct durable_h5 *file, const char *path);
+
+/* STATUS_IO once anything could not be written: no use in going on. */
+enum status durable_h5_check(const struct durable_h5 *file);
+
+/* Closes, synced. STATUS_IO says what went wrong at any time since it was created. May be called
+ * twice, and on a zeroed struct. Every other identifier in the file must be closed by then. */
+enum status durable_h5_close(struct durable_h5 *file);
+
+/* Opens a file for reading, without locks (which network file systems may lack). The caller closes
+ * *file with H5Fclose. STATUS_IO or STATUS_FORMAT names the file. */
+enum status h5_open(hid_t *file, const char *path);
+
+#endif

@@ -1,0 +1,131 @@
+#define _GNU_SOURCE
+#include "parallel/parallel.h"
+#include "core/log.h"
+#include "parallel/comm_mpi.h"
+#include "parallel/cores.h"
+
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+static bool set(const char *variable) {
+    const char *value = getenv(variable);
+    return value && *value;
+}
+
+/* mpirun and srun --mpi=pmix both hand every rank its place through the environment. Without them
+ * MPI_Init would start a daemon for a job of one. */
+static bool launched(void) {
+    return set("OMPI_COMM_WORLD_SIZE") || set("PMIX_RANK");
+}
+
+/* Whether the kernel lets processes read each other's memory: many containers do not, and Open MPI
+ * finds out only when a large message fails. */
+static bool single_copy_works(void) {
+    char from = 1, to = 0;
+    struct iovec local = {&to, 1}, remote = {&from, 1};
+    return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) == 1;
+}
+
+/* Settings of Open MPI's that suit every job of ours, unless the user chose. */
+static void choose_transports(void) {
+    if (!single_copy_works()) setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
+    /* Ranks that wait leave their core to ranks that compute, should they share one. */
+    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+    /* Hosts without InfiniBand are no reason for a warning. */
+    setenv("OMPI_MCA_btl_base_warn_component_unused", "0", 0);
+}
+
+static enum status share_cores(struct parallel *parallel) {
+    MPI_Comm node;
+    if (MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, parallel->world.rank,
+                            MPI_INFO_NULL, &node) != MPI_SUCCESS)
+        return status_fail(STATUS_PEER, "rank %d can't find the ranks of its host",
+                           parallel->world.rank);
+    MPI_Comm_rank(node, &parallel->node_rank);
+    MPI_Comm_size(node, &parallel->node_size);
+    struct cores mine;
+    int32_t sharers[CORES_MAX];
+    cores_allowed(&mine);
+    for (int i = 0; i < CORES_MAX; i++) sharers[i] = mine.core[i];
+    MPI_Allreduce(MPI_IN_PLACE, sharers, CORES_MAX, MPI_INT32_T, MPI_SUM, node);
+    MPI_Comm_free(&node);
+    parallel->threads = cores_share(&mine, sharers);
+    return STATUS_OK;
+}
+
+static enum status start_mpi(struct parallel *parallel, int *argc, char ***argv) {
+    choose_transports();
+    int provided = MPI_THREAD_SINGLE;
+    if (MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS)
+        return status_fail(STATUS_PEER, "MPI does not start");
+    parallel->mpi = true;
+    if (provided < MPI_THREAD_SERIALIZED)
+        return status_fail(STATUS_UNSUPPORTED, "this MPI allows no calls from other threads");
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    TRY(comm_mpi_open_world(&parallel->world, "world"));
+    return share_cores(parallel);
+}
+
+enum status parallel_start(struct parallel *parallel, int *argc, char ***argv) {
+    *parallel = (struct parallel){.node_size = 1};
+    if (launched()) {
+        enum status status = start_mpi(parallel, argc, argv);
+        if (status != STATUS_OK) return status;
+    } else {
+        const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
+        if (tasks && atoi(tasks) > 1)
+            return status_fail(STATUS_CONFIG,
+                               "srun started %s tasks without PMIx: use srun --mpi=pmix", tasks);
+        comm_open_self(&parallel->world, "world");
+        struct cores mine;
+        cores_allowed(&mine);
+        parallel->threads = cores_share(&mine, mine.core);
+    }
+    log_identify(parallel->world.rank, parallel->world.size);
+    return STATUS_OK;
+}
+
+void parallel_finish(struct parallel *parallel) {
+    comm_close(&parallel->world);
+    if (parallel->mpi) MPI_Finalize();
+    *parallel = (struct parallel){0};
+}
+
+_Noreturn void parallel_abort(const struct parallel *parallel, const char *what) {
+    log_line(LOG_ERROR, "event=abort while=\"%s\" reason=\"%s\"", what, status_message());
+    if (parallel->mpi) MPI_Abort(MPI_COMM_WORLD, 1);
+    _Exit(1);
+}
+
+enum status parallel_agree(struct comm *comm, enum status mine) {
+    if (comm->size == 1) return mine;
+    struct stream stream;
+    stream_open_cpu(&stream, 1);
+    int32_t first = mine == STATUS_OK ? comm->size : comm->rank;
+    comm_all_reduce(comm, &stream, &first, 1, DTYPE_I32, COMM_MIN);
+    TRY(stream_check(&stream));
+    if (first == comm->size) return STATUS_OK;
+    struct {
+        int32_t code;
+        char message[1024];
+    } verdict = {.code = (int32_t)mine};
+    snprintf(verdict.message, sizeof verdict.message, "%s", status_message());
+    comm_broadcast(comm, &stream, &verdict, sizeof verdict, DTYPE_U8, first);
+    TRY(stream_check(&stream));
+    return status_fail((enum status)verdict.code, "rank %d: %s", first, verdict.message);
+}
+
+enum status parallel_kernels(struct comm *comm, const struct kernels **kernels, const char *name,
+                             enum dtype act) {
+    struct stream stream;
+    stream_open_cpu(&stream, 1);
+    int32_t level = kernels_cpu_level();
+    comm_all_reduce(comm, &stream, &level, 1, DTYPE_I32, COMM_MIN);
+    TRY(stream_check(&stream));
+    if (!name || strcmp(name, "auto") == 0) name = kernels_cpu_level_name(level);
+    return parallel_agree(comm, kernels_cpu(kernels, name, act));
+}

@@ -1,0 +1,37 @@
+/* Start and end of a job: started plainly (one rank, MPI is never touched), by mpirun, or by
+ * srun --mpi=pmix. What every rank must decide alike is decided here. */
+#ifndef STRATA_PARALLEL_PARALLEL_H
+#define STRATA_PARALLEL_PARALLEL_H
+
+#include "core/comm.h"
+#include "kernels/kernels.h"
+#include <stdbool.h>
+
+struct parallel {
+    struct comm world;
+    int node_rank, node_size; /* among the ranks of this host */
+    int threads;              /* my share of the physical cores that I may run on; at least 1 */
+    bool mpi;                 /* a launcher started us, MPI is up */
+};
+
+/* Before anything else of the job. Identifies the process to the log. A job that srun started
+ * without PMIx is refused: its ranks would not know each other. */
+enum status parallel_start(struct parallel *parallel, int *argc, char ***argv);
+
+/* After every communicator but world is closed. May be called twice, and on a zeroed struct. */
+void parallel_finish(struct parallel *parallel);
+
+/* Ends every rank of the job with exit code 1 after one error line: rank, host, and the thread's
+ * last message, which names the op. `what` says what was being done. */
+_Noreturn void parallel_abort(const struct parallel *parallel, const char *what);
+
+/* The same verdict on every rank: OK when all of `comm` say OK; otherwise the first failing rank's
+ * code and message ("rank 2: ..."). Collective. */
+enum status parallel_agree(struct comm *comm, enum status mine);
+
+/* The op table that all ranks can run: `name` as kernels_cpu takes it; "auto" takes the best one of
+ * the weakest machine. Collective over comm. */
+enum status parallel_kernels(struct comm *comm, const struct kernels **kernels, const char *name,
+                             enum dtype act);
+
+#endif

@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""`strata tokenize` against the `tokenizers` library: byte-level BPE trained here on a little text,
+in the forms of GPT-2, Llama 3 and Qwen2, and every tokenizer.json of the repository."""
+
+import subprocess
+import sys
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
+from tokenizers import pre_tokenizers, processors, trainers
+
+from common import ROOT, Checks, scratch
+from contract import tokenize
+
+# The patterns are facts of the published tokenizer.json files of Llama 3 and Qwen2.
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+
+TRAINING_TEXT = [
+    "The harbour lay quiet that morning; two boats, three gulls and a dog watched the tide go out.",
+    "She'd counted 1234567 waves by noon, and he'll count 89 more: it isn't finished, we're sure.",
+    "Der Fährmann schläft übers Jahr hinweg. Où est passée l'île déserte ? ¿Dónde está el niño?",
+    "Корабль ушёл в море на рассвете. Το πλοίο έφυγε την αυγή. 船は夜明けに出た。배는 새벽에 떠났다.",
+    "    for (int i = 0; i < 10; i++) {\n        sum += table[i];\n    }\n\treturn sum;\r\n",
+] * 4
+
+TEXTS = [
+    "",
+    " ",
+    "\n",
+    "a",
+    "Hello, world!",
+    "  leading and trailing  ",
+    "tabs\tand\n\n\nnewlines\r\n and   runs    of spaces   \n  ",
+    "I'm you're HE'LL THEY'VE it's 'tis 'S don't'd",
+    "1 12 123 1234 12345 1234567890 3.14159 1,000,000 ٣٤٥ Ⅷ ½",
+    "Cafe\u0301 Café ﬁ ① Å \u212b ｆｕｌｌ",
+    "naïve façade — “quoted” … ‘single’",
+    "Ελληνικά русский עברית العربية हिन्दी ไทย 日本語 한국어",
+    "emoji 😀👩‍👩‍👧‍👦🏳️‍🌈🇩🇪 and \u200b zero width \ufeff",
+    "x=y+z; /* C */ #include <stdio.h>\n\tif (a && !b) return -1;",
+    "https://example.org/a?b=c&d=%20e#f user@example.org",
+    "null\x00byte and \x07bell and \x7f",
+    "\u3000ideographic\u00a0no-break\u2028line\u2029paragraph\x85next",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "The harbour lay quiet that morning" * 20,
+]
+
+
+def split(pattern):
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+
+
+def train(pre_tokenizer, normalizer=None, ignore_merges=False):
+    tokenizer = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    if normalizer:
+        tokenizer.normalizer = normalizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TRAINING_TEXT, trainer)
+    tokenizer.add_special_tokens([AddedToken("<|begin|>", normalized=False)])
+    begin = tokenizer.token_to_id("<|begin|>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", begin)]
+    )
+    return tokenizer
+
+
+def make_tokenizers():
+    return {
+        "gpt2": train(pre_tokenizers.ByteLevel(add_prefix_space=False)),
+        "llama3": train(split(LLAMA3), ignore_merges=True),
+        "qwen2": train(split(QWEN2), normalizer=normalizers.NFC()),
+    }
+
+
+def check(checks, name, path):
+    tokenizer = Tokenizer.from_file(str(path))
+    for special in (False, True):
+        ours = tokenize(path, TEXTS, special=special)
+        theirs = [tokenizer.encode(text, add_special_tokens=special).ids for text in TEXTS]
+        wrong = [text for text, a, b in zip(TEXTS, ours, theirs) if a != b]
+        good = not wrong and len(ours) == len(theirs)
+        label = f"{name} ids{' with BOS and EOS' if special else ''}"
+        detail = f"{len(theirs)} texts equal" if good else f"{len(wrong)} differ: {wrong[:1]!r}"
+        checks.say(good, label, detail)
+
+
+def main():
+    checks = Checks()
+    for name, tokenizer in make_tokenizers().items():
+        path = scratch("tokenizers", name, "tokenizer.json")
+        tokenizer.save(str(path))
+        checks.attempt(f"{name} ids", lambda: check(checks, name, path))
+    listed = subprocess.run(
+        ["git", "ls-files", "*tokenizer.json"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for line in listed.stdout.splitlines():
+        checks.attempt(f"{line} ids", lambda: check(checks, line, ROOT / line))
+    return checks.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

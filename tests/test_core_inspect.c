@@ -1,0 +1,234 @@
+/* `strata inspect` as its user meets it: exit code, output, one line of reason. */
+#define _GNU_SOURCE
+#include "tests/check.h"
+#include "tests/temporary.h"
+
+#include "core/commands.h"
+#include "core/gguf_write.h"
+#include "core/safetensors_write.h"
+#include <fcntl.h>
+#include <jansson.h>
+#include <sys/mman.h>
+
+static char output[1 << 20], errors[65536];
+
+static void read_back(int descriptor, char *into, size_t room) {
+    ssize_t bytes = pread(descriptor, into, room - 1, 0);
+    assert_true(bytes >= 0);
+    into[bytes] = '\0';
+    assert_int_equal(ftruncate(descriptor, 0), 0);
+    close(descriptor);
+}
+
+/* Runs the subcommand with both streams caught in files. */
+static int inspect(const char *path, const char *option) {
+    char name[] = "inspect", argument[512], flag[32] = "";
+    char *arguments[4] = {name, argument, flag, NULL};
+    snprintf(argument, sizeof argument, "%s", path);
+    if (option) snprintf(flag, sizeof flag, "%s", option);
+    fflush(stdout);
+    fflush(stderr);
+    int out = memfd_create("out", 0), error = memfd_create("error", 0);
+    int saved_out = dup(1), saved_error = dup(2);
+    dup2(out, 1);
+    dup2(error, 2);
+    int code = cmd_inspect(option ? 3 : 2, arguments);
+    fflush(stdout);
+    fflush(stderr);
+    dup2(saved_out, 1);
+    dup2(saved_error, 2);
+    close(saved_out);
+    close(saved_error);
+    read_back(out, output, sizeof output);
+    read_back(error, errors, sizeof errors);
+    return code;
+}
+
+/* One line that names the file. */
+static void check_reason(const char *path) {
+    const char *newline = strchr(errors, '\n');
+    assert_non_null(newline);
+    assert_string_equal(newline, "\n");
+    if (!strstr(errors, path)) fail_msg("'%s' does not name %s", errors, path);
+    assert_string_equal(output, "");
+}
+
+static void write_sample(const char *path) {
+    struct gguf_metadata metadata = {0};
+    struct tensor_spec spec = {"evil\x1b[2J", DTYPE_F16, 2, {3, 5}};
+    struct tensor_sink sink;
+    float values[15] = {1};
+    int32_t many[1000] = {0};
+    struct gguf_string bad[2] = {{"\xff", 1}, {"fine", 4}};
+    gguf_put_string(&metadata, "general.architecture", "llama");
+    gguf_put_u64(&metadata, "large", UINT64_MAX);
+    gguf_put_f32(&metadata, "nan", NAN);
+    gguf_put_bool(&metadata, "yes", true);
+    gguf_put_array(&metadata, "many", GGUF_I32, many, 1000);
+    gguf_put_strings(&metadata, "bad", bad, 2);
+    assert_ok(gguf_create(&sink, path, &metadata, &spec, 1));
+    assert_ok(tensor_sink_append_f32(&sink, values, 15));
+    assert_ok(tensor_sink_finish(&sink));
+    tensor_sink_close(&sink);
+    gguf_metadata_free(&metadata);
+}
+
+static void test_text(void **state) {
+    (void)state;
+    struct temporary folder;
+    temporary_open(&folder);
+    write_sample(temporary_file(&folder, "x.gguf"));
+    assert_int_equal(inspect(folder.file, NULL), 0);
+    assert_string_equal(errors, "");
+    static const char *const expected[] = {
+        "format: GGUF version 3, alignment 32\n",
+        "string \"llama\"\n",
+        "u64 18446744073709551615\n",
+        "f32 nan\n",
+        "bool true\n",
+        "i32[1000] 0, 0, 0, 0, 0, 0, 0, 0, ... (1000 in all)\n",
+        "\"\\xff\", \"fine\"\n",
+        "evil\\x1b[2J",
+        "[3, 5]",
+        "dtypes: F16 1\n",
+        "parameters: 15\n",
+        "bytes: 30\n",
+    };
+    for (size_t i = 0; i < sizeof expected / sizeof *expected; i++)
+        if (!strstr(output, expected[i])) fail_msg("no '%s' in:\n%s", expected[i], output);
+    assert_null(strchr(output, '\x1b'));
+    assert_null(strstr(output, "only a header"));
+    temporary_close(&folder);
+}
+
+static void test_json(void **state) {
+    (void)state;
+    struct temporary folder;
+    temporary_open(&folder);
+    write_sample(temporary_file(&folder, "x.gguf"));
+    assert_int_equal(inspect(folder.file, "--json"), 0);
+    json_t *root = json_loads(output, 0, NULL);
+    assert_non_null(root);
+    const char *type, *large, *name, *dtype;
+    int parameters, bytes, version, present, count, rows, columns;
+    json_t *first;
+    assert_int_equal(json_unpack(root,
+                                 "{s:i, s:i, s:i, s:b, s:{s:{s:s}, s:{s:s}, s:{s:i, s:o}},"
+                                 " s:[{s:s, s:s, s:[ii!]}!]}",
+                                 "version", &version, "parameters", &parameters, "bytes", &bytes,
+                                 "data_present", &present, "metadata", "general.architecture",
+                                 "value", &type, "large", "value", &large, "many", "count", &count,
+                                 "first", &first, "tensors", "name", &name, "dtype", &dtype,
+                                 "shape", &rows, &columns),
+                     0);
+    assert_int_equal(version, 3);
+    assert_int_equal(parameters, 15);
+    assert_int_equal(bytes, 30);
+    assert_int_equal(present, 1);
+    assert_string_equal(type, "llama");
+    assert_string_equal(large, "18446744073709551615");
+    assert_int_equal(count, 1000);
+    assert_int_equal(json_array_size(first), 8);
+    assert_string_equal(name, "evil\x1b[2J");
+    assert_string_equal(dtype, "F16");
+    assert_int_equal(rows, 3);
+    assert_int_equal(columns, 5);
+    json_decref(root);
+    temporary_close(&folder);
+}
+
+static void test_wrong_arguments(void **state) {
+    (void)state;
+    assert_int_equal(inspect("a", "b"), 2);
+    assert_int_equal(inspect("a", "--what"), 2);
+    assert_non_null(strstr(errors, "usage: strata inspect FILE [--json]"));
+    assert_int_equal(inspect("--help", NULL), 0);
+    assert_non_null(strstr(output, "usage: strata inspect"));
+    assert_int_equal(inspect("/nonexistent.gguf", NULL), 1);
+    check_reason("/nonexistent.gguf");
+}
+
+/* The path of a manifest's file, unpacked first where it is a .gz. */
+static const char *unpacked(struct temporary *folder, const char *path) {
+    static char plain[512];
+    size_t length = strlen(path);
+    snprintf(plain, sizeof plain, "%s", path);
+    if (length > 3 && strcmp(path + length - 3, ".gz") == 0) {
+        char command[1200];
+        snprintf(plain, sizeof plain, "%s", temporary_file(folder, "unpacked.gguf"));
+        snprintf(command, sizeof command, "gunzip -c '%s' > '%s'", path, plain);
+        assert_int_equal(system(command), 0);
+    }
+    return plain;
+}
+
+static void test_malformed_files_get_their_verdict(void **state) {
+    (void)state;
+    const char *data = test_data_or_skip();
+    char path[512];
+    struct temporary folder;
+    temporary_open(&folder);
+    snprintf(path, sizeof path, "%s/container_malformed/manifest.json", data);
+    json_t *manifest = json_load_file(path, 0, NULL);
+    assert_true(json_array_size(manifest) > 50);
+    for (size_t i = 0; i < json_array_size(manifest); i++) {
+        const json_t *entry = json_array_get(manifest, i);
+        const char *expect = json_string_value(json_object_get(entry, "expect"));
+        snprintf(path, sizeof path, "%s/container_malformed/%s", data,
+                 json_string_value(json_object_get(entry, "file")));
+        const char *plain = unpacked(&folder, path);
+        for (int json = 0; json < 2; json++) {
+            int code = inspect(plain, json ? "--json" : NULL);
+            if (code == 1) check_reason(plain);
+            if (code == 0) assert_string_equal(errors, "");
+            int wanted = strcmp(expect, "accept") == 0 ? 0 : 1;
+            if (code != wanted && strcmp(expect, "either") != 0)
+                fail_msg("%s: expected %s: %s", path, expect, errors);
+        }
+    }
+    json_decref(manifest);
+    temporary_close(&folder);
+}
+
+static void test_small_files(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        int code;
+        const char *shown; /* in the output, or in the reason */
+    } cases[] = {
+        {"tensor-1d-int32.safetensors", 0, "I32     [3]"},
+        {"tensor-2d-float64.safetensors", 0, "F64     [2, 3]"},
+        {"tensor-4d-float32.safetensors", 0, "[2, 3, 1, 3]"},
+        {"pr_samples/overall.safetensors", 0, "U32 1"},
+        {"pr_samples/lower_e.safetensors", 0, "F16     [6]"},
+        {"ollama_minicpm3_stub.safetensors", 0, "parameters: 100500\n"},
+        {"weight_inspect_empty.gguf", 0, "tensors: 0"},
+        {"weight_inspect_tiny.gguf", 0, "data: missing, the file is only a header\n"},
+        {"weight_inspect_tiny.safetensors", 1, "the tensors take 32768 bytes"},
+        {"test.npy", 1, "not a safetensors file"},
+        {"test.pt", 1, "not a safetensors file"},
+        {"mini_llama.json", 1, "weight_map is missing"},
+    };
+    const char *data = test_data_or_skip();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char path[512];
+        snprintf(path, sizeof path, "%s/container_small/%s", data, cases[i].name);
+        assert_int_equal(inspect(path, NULL), cases[i].code);
+        const char *said = cases[i].code ? errors : output;
+        if (!strstr(said, cases[i].shown))
+            fail_msg("%s: no '%s' in:\n%s", path, cases[i].shown, said);
+        if (cases[i].code) check_reason(path);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_json),
+        cmocka_unit_test(test_wrong_arguments),
+        cmocka_unit_test(test_malformed_files_get_their_verdict),
+        cmocka_unit_test(test_small_files),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,180 @@
+/* strata train CONFIG.yaml [key=value ...] */
+#define _GNU_SOURCE
+#include "train/commands.h"
+
+#include "core/atomic_file.h"
+#include "core/log.h"
+#include "train/metrics.h"
+#include "train/trainer.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* EX_TEMPFAIL: stopped by a signal after a checkpoint; the same command goes on from there. */
+enum { EXIT_STOPPED = 75 };
+
+/* A handler can reach nothing but a global. */
+static volatile sig_atomic_t stop_requested;
+
+static void request_stop(int signal) {
+    (void)signal;
+    stop_requested = 1;
+}
+
+static void catch_signals(void) {
+    struct sigaction action = {.sa_handler = request_stop};
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGUSR1, &action, NULL);
+}
+
+static enum status make_directory(const char *path) {
+    char part[4096];
+    snprintf(part, sizeof part, "%s", path);
+    for (char *slash = strchr(part + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        if (mkdir(part, 0777) != 0 && errno != EEXIST)
+            return status_fail(STATUS_IO, "train.out: %s: %s", part, strerror(errno));
+        *slash = '/';
+    }
+    if (mkdir(part, 0777) != 0 && errno != EEXIST)
+        return status_fail(STATUS_IO, "train.out: %s: %s", part, strerror(errno));
+    return STATUS_OK;
+}
+
+/* RUN/config.yaml says what this run is, all defaults spelled out. */
+static enum status store_config(const struct config_table *tables, const char *out) {
+    char path[4096], *yaml = NULL;
+    TRY(make_directory(out));
+    TRY(config_dump(tables, RUN_TABLES, &yaml));
+    snprintf(path, sizeof path, "%s/config.yaml", out);
+    enum status status = atomic_file_replace(path, yaml, strlen(yaml));
+    free(yaml);
+    return status;
+}
+
+static double mib(size_t bytes) {
+    return (double)bytes / (1 << 20);
+}
+
+static void log_start(const struct trainer *t, const struct metrics *metrics) {
+    struct trainer_memory m = trainer_memory(t);
+    log_line(LOG_INFO,
+             "event=start family=%s parameters=%lld trained=%lld ranks=%d threads=%d "
+             "instructions=%s dtype=%s steps=%lld sequences=%lld from_step=%lld",
+             model_family_name(t->model.config.family),
+             (long long)model_config_parameters(&t->model.config), (long long)trainer_trained(t),
+             t->parallel->world.size, t->threads, t->kernels->name,
+             dtype_info(t->kernels->act)->name, (long long)t->steps,
+             (long long)loader_sequences(t->train), (long long)t->step);
+    log_line(LOG_INFO,
+             "event=memory weights_mib=%.1f gradients_mib=%.1f optimizer_mib=%.1f "
+             "activations_mib=%.1f scratch_mib=%.1f batches_mib=%.1f",
+             mib(m.weights), mib(m.gradients), mib(m.optimizer), mib(m.activations), mib(m.scratch),
+             mib(m.batches));
+    log_line(LOG_INFO, "event=mfu_convention flops_per_token=%.4g peak_gflops=%.1f text=\"%s\"",
+             metrics->flops_per_token, metrics->peak_flops * 1e-9,
+             t->trained
+                 ? "4 N' + 12 L H D s/2, N' without embedding look-up, measured fp32 FMA peak"
+                 : "6 N' + 12 L H D s/2, N' without embedding look-up, measured fp32 FMA peak");
+}
+
+static bool due(int64_t every, const struct trainer *t) {
+    return t->step == t->steps || (every > 0 && t->step % every == 0);
+}
+
+/* Validates when it is time; *best says whether this is the lowest loss so far. */
+static enum status validate_when_due(struct trainer *t, struct metrics *metrics, bool *best) {
+    *best = false;
+    if (!t->validation || !due(t->options->train.validate_every, t)) return STATUS_OK;
+    double loss;
+    TRY(trainer_validate(t, &loss));
+    *best = loss < t->best_loss;
+    if (*best) t->best_loss = loss;
+    return metrics_validation(metrics, loss, *best);
+}
+
+static enum status train(struct trainer *t, struct metrics *metrics) {
+    struct step_report report = {0};
+    bool best = false;
+    while (t->step < t->steps && !report.stop) {
+        TRY(trainer_step(t, &report));
+        TRY(metrics_step(metrics, &report));
+        TRY(validate_when_due(t, metrics, &best));
+        if (best || report.stop || due(t->options->train.checkpoint_every, t))
+            TRY(trainer_checkpoint(t, best));
+    }
+    if (report.stop && t->step < t->steps)
+        return status_fail(STATUS_CANCELLED, "stopped at step %lld of %lld, checkpoint written",
+                           (long long)t->step, (long long)t->steps);
+    return STATUS_OK;
+}
+
+/* The result in a form that others read: a PEFT adapter, or a safetensors model. */
+static enum status export_result(const struct trainer *t) {
+    const struct run_options *o = t->options;
+    if (!o->train.export_model || t->parallel->world.rank != 0) return STATUS_OK;
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", o->train.out, t->trained ? "adapter" : "model");
+    if (t->trained) TRY(adapter_save(&t->adapter, path, o->model.path));
+    log_line(LOG_INFO, "event=exported path=%s", path);
+    return STATUS_OK;
+}
+
+static enum status run(const struct run_options *options, const struct config_table *tables,
+                       struct parallel *parallel) {
+    TRY(run_options_check(options));
+    enum status status = STATUS_OK;
+    if (parallel->world.rank == 0) status = store_config(tables, options->train.out);
+    TRY(parallel_agree(&parallel->world, status));
+    struct trainer trainer;
+    struct metrics metrics = {0};
+    TRY(trainer_open(&trainer, options, parallel));
+    trainer.stop = &stop_requested;
+    status = parallel_agree(&parallel->world, metrics_open(&metrics, &trainer));
+    if (status == STATUS_OK) {
+        log_start(&trainer, &metrics);
+        status = train(&trainer, &metrics);
+    }
+    metrics_close(&metrics);
+    if (status == STATUS_OK) status = parallel_agree(&parallel->world, export_result(&trainer));
+    trainer_close(&trainer);
+    return status;
+}
+
+static void print_usage(FILE *out) {
+    fprintf(out,
+            "usage: strata train CONFIG.yaml [key=value ...]\n\n"
+            "Trains or fine-tunes as the run file says; docs/config.md lists its keys. Started\n"
+            "plainly, by mpirun -n N, or by srun --mpi=pmix. A run that was interrupted goes on\n"
+            "from its newest checkpoint when the same command is given again.\n");
+}
+
+int cmd_train(int argc, char **argv) {
+    if (argc < 2 || strcmp(argv[1], "--help") == 0) {
+        print_usage(argc < 2 ? stderr : stdout);
+        return argc < 2 ? 2 : 0;
+    }
+    struct parallel parallel;
+    if (parallel_start(&parallel, &argc, &argv) != STATUS_OK) {
+        fprintf(stderr, "strata train: %s\n", status_message());
+        return 1;
+    }
+    struct run_options options = {0};
+    struct config_table tables[RUN_TABLES];
+    run_options_tables(&options, tables);
+    catch_signals();
+    enum status status = config_load(tables, RUN_TABLES, argv[1], argv + 2, argc - 2);
+    if (status == STATUS_OK) status = run(&options, tables, &parallel);
+    if (status == STATUS_PEER) parallel_abort(&parallel, "training"); /* others may be waiting */
+    if (status != STATUS_OK && parallel.world.rank == 0)
+        log_line(status == STATUS_CANCELLED ? LOG_WARN : LOG_ERROR, "event=%s reason=\"%s\"",
+                 status_name(status), status_message());
+    config_free(tables, RUN_TABLES);
+    parallel_finish(&parallel);
+    return status == STATUS_OK ? 0 : status == STATUS_CANCELLED ? EXIT_STOPPED : 1;
+}

@@ -1,0 +1,7 @@
+/* Subcommands of this folder; argv[0] is the subcommand's name; the result is the exit code. */
+#ifndef STRATA_TRAIN_COMMANDS_H
+#define STRATA_TRAIN_COMMANDS_H
+
+int cmd_train(int argc, char **argv);
+
+#endif

@@ -1,0 +1,144 @@
+#include "train/options.h"
+
+#include <string.h>
+
+#define FIELD(type, name) offsetof(struct type, name)
+#define ROWS(rows) (int)(sizeof(rows) / sizeof *(rows))
+
+static const char *const dtype_words[] = {"fp32", "bf16", NULL};
+static const char *const mode_words[] = {"full", "lora", NULL};
+static const char *const schedule_words[] = {"cosine", "wsd", "linear", "constant", NULL};
+static const char *const recompute_words[] = {"none", "full", NULL};
+static const char *const resume_words[] = {"auto", "never", NULL};
+
+static const struct config_row model_rows[] = {
+    {"path", CONFIG_STRING, FIELD(model_options, path), "",
+     .help =
+         "weights to start from: a directory, .safetensors or .gguf; empty starts from random weights"},
+    {"config", CONFIG_STRING, FIELD(model_options, config), "",
+     .help = "config.json of a model that starts from random weights"},
+    {"tokenizer", CONFIG_STRING, FIELD(model_options, tokenizer), "",
+     .help = "tokenizer that made the token files; empty looks beside the model"},
+    {"dtype", CONFIG_ENUM, FIELD(model_options, dtype), "fp32", .words = dtype_words,
+     .help = "weights and activations; bf16 keeps fp32 master weights"},
+    {"init_std", CONFIG_DOUBLE, FIELD(model_options, init_std), "0.02", .low = 1e-6, .high = 1,
+     .help = "standard deviation of random weights"},
+};
+
+static const struct config_row train_rows[] = {
+    {"out", CONFIG_STRING, FIELD(train_options, out), NULL,
+     .help = "directory of the run: checkpoints, metrics, results"},
+    {"mode", CONFIG_ENUM, FIELD(train_options, mode), "full", .words = mode_words,
+     .help = "train all weights, or a LoRA adapter"},
+    {"steps", CONFIG_INT, FIELD(train_options, steps), "0", .low = 0, .high = 1e9,
+     .help = "optimizer steps; 0 counts them from train.epochs"},
+    {"epochs", CONFIG_DOUBLE, FIELD(train_options, epochs), "1", .low = 1e-6, .high = 1e6,
+     .help = "passes over the data, where train.steps is 0"},
+    {"global_batch", CONFIG_INT, FIELD(train_options, global_batch), "8", .low = 1, .high = 1e7,
+     .help = "sequences of an optimizer step, over all ranks"},
+    {"micro_batch", CONFIG_INT, FIELD(train_options, micro_batch), "0", .low = 0, .high = 1e6,
+     .help = "sequences that a rank runs at once; 0 runs its whole share; accumulation follows"},
+    {"lr", CONFIG_DOUBLE, FIELD(train_options, lr), "1e-4", .low = 0, .high = 10,
+     .help = "peak learning rate"},
+    {"min_lr", CONFIG_DOUBLE, FIELD(train_options, min_lr), "0", .low = 0, .high = 10,
+     .help = "learning rate at the end of cosine, wsd and linear"},
+    {"schedule", CONFIG_ENUM, FIELD(train_options, schedule), "cosine", .words = schedule_words,
+     .help = "learning rate after the warm-up"},
+    {"warmup", CONFIG_INT, FIELD(train_options, warmup), "0", .low = 0, .high = 1e9,
+     .help = "steps of linear warm-up"},
+    {"decay_fraction", CONFIG_DOUBLE, FIELD(train_options, decay_fraction), "0.2", .low = 0,
+     .high = 1, .help = "wsd: the last part of the run, in which the rate falls"},
+    {"beta1", CONFIG_DOUBLE, FIELD(train_options, beta1), "0.9", .low = 0, .high = 0.99999,
+     .help = "AdamW"},
+    {"beta2", CONFIG_DOUBLE, FIELD(train_options, beta2), "0.95", .low = 0, .high = 0.999999,
+     .help = "AdamW"},
+    {"eps", CONFIG_DOUBLE, FIELD(train_options, eps), "1e-8", .low = 1e-20, .high = 1,
+     .help = "AdamW"},
+    {"weight_decay", CONFIG_DOUBLE, FIELD(train_options, weight_decay), "0.1", .low = 0, .high = 10,
+     .help = "AdamW, on matrices; norms and biases have none"},
+    {"clip", CONFIG_DOUBLE, FIELD(train_options, clip), "1", .low = 0, .high = 1e9,
+     .help = "largest global gradient norm; 0 never clips"},
+    {"recompute", CONFIG_ENUM, FIELD(train_options, recompute), "none", .words = recompute_words,
+     .help = "activations: keep them, or keep each layer's input and compute the rest again"},
+    {"seed", CONFIG_INT, FIELD(train_options, seed), "1", .low = 0, .high = 1e15,
+     .help = "of weights, order and dropout"},
+    {"log_every", CONFIG_INT, FIELD(train_options, log_every), "1", .low = 1, .high = 1e9,
+     .help = "steps between log lines"},
+    {"validate_every", CONFIG_INT, FIELD(train_options, validate_every), "0", .low = 0, .high = 1e9,
+     .help = "steps between validations; 0 validates at the end alone"},
+    {"checkpoint_every", CONFIG_INT, FIELD(train_options, checkpoint_every), "0", .low = 0,
+     .high = 1e9, .help = "steps between checkpoints; 0 writes one at the end"},
+    {"keep", CONFIG_INT, FIELD(train_options, keep), "2", .low = 1, .high = 1e6,
+     .help = "checkpoints to keep, besides the best"},
+    {"resume", CONFIG_ENUM, FIELD(train_options, resume), "auto", .words = resume_words,
+     .help = "go on from the newest checkpoint in train.out, or never"},
+    {"threads", CONFIG_INT, FIELD(train_options, threads), "0", .low = 0, .high = 4096,
+     .help = "CPU threads of a rank; 0 takes its share of the cores"},
+    {"instructions", CONFIG_STRING, FIELD(train_options, instructions), "auto",
+     .help = "op table: auto, avx512, avx2 or reference"},
+    {"export", CONFIG_BOOL, FIELD(train_options, export_model), "true",
+     .help =
+         "write the result for others at the end: a PEFT adapter, or safetensors with config and tokenizer"},
+};
+
+static const struct config_row lora_rows[] = {
+    {"rank", CONFIG_INT, FIELD(lora_options, rank), "16", .low = 1, .high = 4096,
+     .help = "R of the factors A (R, in) and B (out, R)"},
+    {"alpha", CONFIG_DOUBLE, FIELD(lora_options, alpha), "32", .low = 0, .high = 1e6,
+     .help = "scale is alpha / rank"},
+    {"dropout", CONFIG_DOUBLE, FIELD(lora_options, dropout), "0", .low = 0, .high = 0.99,
+     .help = "on the adapter's input"},
+    {"rslora", CONFIG_BOOL, FIELD(lora_options, rslora), "false",
+     .help = "scale is alpha / sqrt(rank)"},
+    {"targets", CONFIG_LIST, FIELD(lora_options, targets),
+     "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]",
+     .help = "modules that get an adapter"},
+    {"init_from", CONFIG_STRING, FIELD(lora_options, init_from), "",
+     .help = "a PEFT directory to start from; its settings replace those above"},
+};
+
+void run_options_tables(struct run_options *options, struct config_table tables[RUN_TABLES]) {
+    tables[0] = (struct config_table){"model", model_rows, ROWS(model_rows), &options->model};
+    tables[1] = (struct config_table){"data", loader_rows, loader_row_count, &options->data};
+    tables[2] = (struct config_table){"train", train_rows, ROWS(train_rows), &options->train};
+    tables[3] = (struct config_table){"lora", lora_rows, ROWS(lora_rows), &options->lora};
+}
+
+enum status run_options_check(const struct run_options *options) {
+    const struct train_options *train = &options->train;
+    bool has_path = *options->model.path, has_config = *options->model.config;
+    if (has_path == has_config)
+        return status_fail(STATUS_CONFIG,
+                           "exactly one of model.path (trained weights) and model.config (random "
+                           "weights) must be given");
+    if (train->mode == TRAIN_LORA && !has_path)
+        return status_fail(STATUS_CONFIG, "train.mode lora needs model.path: an adapter on random "
+                                          "weights learns nothing");
+    if (options->data.train.count == 0)
+        return status_fail(STATUS_CONFIG, "data.train names no token file");
+    if (train->validate_every > 0 && options->data.validation.count == 0)
+        return status_fail(STATUS_CONFIG, "train.validate_every needs data.validation");
+    if (train->min_lr > train->lr)
+        return status_fail(STATUS_CONFIG, "train.min_lr %g is above train.lr %g", train->min_lr,
+                           train->lr);
+    return STATUS_OK;
+}
+
+enum status run_options_adapter(const struct lora_options *options, struct adapter_config *config) {
+    *config = (struct adapter_config){.rank = (int)options->rank,
+                                      .alpha = options->alpha,
+                                      .dropout = options->dropout,
+                                      .rslora = options->rslora};
+    if (options->targets.count == 0)
+        return status_fail(STATUS_CONFIG, "lora.targets names no module");
+    for (int64_t i = 0; i < options->targets.count; i++) {
+        enum weight_id id = weight_find_module(options->targets.items[i]);
+        if (id == WEIGHT_NONE || !weight_table[id].lora_target)
+            return status_fail(STATUS_CONFIG,
+                               "lora.targets: '%s' is not one of q_proj, k_proj, v_proj, o_proj, "
+                               "gate_proj, up_proj, down_proj",
+                               options->targets.items[i]);
+        config->targets[id] = true;
+    }
+    return STATUS_OK;
+}

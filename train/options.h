@@ -1,0 +1,67 @@
+/* Everything a run file may say (docs/config.md lists it). One struct a prefix; the rows that give
+ * names, defaults and bounds are in options.c. Strings are owned by the tables (config_free). */
+#ifndef STRATA_TRAIN_OPTIONS_H
+#define STRATA_TRAIN_OPTIONS_H
+
+#include "core/adapter.h"
+#include "core/config.h"
+#include "data/loader.h"
+
+struct model_options {
+    char *path;      /* weights: a directory or file; "" to start from random weights */
+    char *config;    /* config.json of a model to start from random weights */
+    char *tokenizer; /* "" = beside the model */
+    int dtype;       /* enum option_dtype */
+    double init_std;
+};
+
+enum option_dtype { OPTION_FP32, OPTION_BF16 };
+
+enum train_mode { TRAIN_FULL, TRAIN_LORA };
+enum train_schedule { SCHEDULE_COSINE, SCHEDULE_WSD, SCHEDULE_LINEAR, SCHEDULE_CONSTANT };
+enum train_recompute { RECOMPUTE_NONE, RECOMPUTE_FULL };
+enum train_resume { RESUME_AUTO, RESUME_NEVER };
+
+struct train_options {
+    char *out; /* the run's directory */
+    int mode, schedule, recompute, resume;
+    int64_t steps;
+    double epochs; /* used when steps is 0 */
+    int64_t global_batch, micro_batch;
+    double lr, min_lr, beta1, beta2, eps, weight_decay, clip;
+    int64_t warmup;
+    double decay_fraction; /* WSD: the last part of the run */
+    int64_t seed;
+    int64_t log_every, validate_every, checkpoint_every, keep;
+    int64_t threads;
+    char *instructions; /* op table */
+    bool export_model;
+};
+
+struct lora_options {
+    int64_t rank;
+    double alpha, dropout;
+    bool rslora;
+    struct config_list targets;
+    char *init_from; /* a PEFT directory */
+};
+
+struct run_options {
+    struct model_options model;
+    struct loader_options data;
+    struct train_options train;
+    struct lora_options lora;
+};
+
+enum { RUN_TABLES = 4 };
+
+/* Points `tables` at the parts of `options`. */
+void run_options_tables(struct run_options *options, struct config_table tables[RUN_TABLES]);
+
+/* What bounds alone can't say: which keys need each other. STATUS_CONFIG names the key. */
+enum status run_options_check(const struct run_options *options);
+
+/* The adapter that lora.* describes. */
+enum status run_options_adapter(const struct lora_options *options, struct adapter_config *config);
+
+#endif

@@ -1,0 +1,199 @@
+/* Opening and closing a run; train/step.c is what it does. */
+#define _GNU_SOURCE
+#include "train/trainer.h"
+
+#include "train/checkpoints.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool in_bf16(const struct trainer *t) {
+    return t->options->model.dtype == OPTION_BF16;
+}
+
+static enum layout matrix_layout(const struct trainer *t) {
+    return in_bf16(t) ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32;
+}
+
+static enum status open_model(struct trainer *t) {
+    const struct run_options *o = t->options;
+    if (!*o->model.path) {
+        struct model_config config;
+        TRY(model_config_read_json(&config, o->model.config));
+        config.rope.context = o->data.sequence_length;
+        TRY(model_create(&t->model, &config, matrix_layout(t)));
+        model_init_random(&t->model, (uint64_t)o->train.seed, (float)o->model.init_std);
+        return STATUS_OK;
+    }
+    struct model_file file;
+    TRY(model_file_open(&file, o->model.path, false));
+    enum status status =
+        model_load(&t->model, &file, matrix_layout(t), o->data.sequence_length, t->threads);
+    model_file_close(&file);
+    return status;
+}
+
+static enum status open_adapter(struct trainer *t) {
+    const struct run_options *o = t->options;
+    if (o->train.mode != TRAIN_LORA) return STATUS_OK;
+    t->trained = &t->adapter;
+    if (*o->lora.init_from)
+        return adapter_load(&t->adapter, "adapter", &t->model, o->lora.init_from);
+    struct adapter_config config;
+    TRY(run_options_adapter(&o->lora, &config));
+    return adapter_create(&t->adapter, "adapter", &t->model, &config, (uint64_t)o->train.seed);
+}
+
+/* The parameters that get gradients and optimizer state: all of the model's, or the adapter's. */
+static enum status list_trained(struct trainer *t) {
+    struct param *params = t->trained ? t->adapter.params : t->model.params;
+    int count = t->trained ? t->adapter.param_count : t->model.param_count;
+    t->params = calloc((size_t)count, sizeof *t->params);
+    if (!t->params) return status_fail(STATUS_MEMORY, "no memory for the list of parameters");
+    for (int i = 0; i < count; i++)
+        if (params[i].w.data) t->params[t->param_count++] = &params[i];
+    return STATUS_OK;
+}
+
+/* A tokenizer is needed only to notice a wrong one, so its absence is no failure unless it was
+ * named. */
+static enum status open_tokenizer(struct trainer *t) {
+    const struct model_options *o = &t->options->model;
+    if (*o->tokenizer) return tokenizer_open(&t->tokenizer, o->tokenizer);
+    if (*o->path && tokenizer_open(&t->tokenizer, o->path) != STATUS_OK) t->tokenizer = NULL;
+    return STATUS_OK;
+}
+
+static enum status open_data(struct trainer *t) {
+    const struct loader_options *o = &t->options->data;
+    TRY(open_tokenizer(t));
+    const struct loader_expect expect = {.tokenizer_hash =
+                                             t->tokenizer ? tokenizer_hash(t->tokenizer) : 0,
+                                         .vocabulary = t->model.config.vocab};
+    TRY(loader_open(&t->train, o, &o->train, o->shuffle, &expect));
+    if (o->validation.count > 0)
+        TRY(loader_open(&t->validation, o, &o->validation, false, &expect));
+    if (t->model.config.rope.scaling == ROPE_SCALING_NONE &&
+        o->sequence_length > t->model.config.max_context)
+        return status_fail(STATUS_CONFIG,
+                           "data.sequence_length %lld is above the model's context of %lld",
+                           (long long)o->sequence_length, (long long)t->model.config.max_context);
+    return STATUS_OK;
+}
+
+/* My share of the global batch, cut into microbatches. */
+static void plan_steps(struct trainer *t) {
+    const struct train_options *o = &t->options->train;
+    const struct comm *world = &t->parallel->world;
+    int64_t share = loader_share(o->global_batch, 0, world->size).count; /* the largest */
+    t->micro_sequences = o->micro_batch && o->micro_batch < share ? o->micro_batch : share;
+    t->micro_count = (int)((share + t->micro_sequences - 1) / t->micro_sequences);
+    double samples = o->epochs * (double)loader_sequences(t->train);
+    t->steps = o->steps ? o->steps : (int64_t)ceil(samples / (double)o->global_batch);
+}
+
+static void push_batches(struct trainer *t, struct arena *arena) {
+    int64_t tokens = t->micro_sequences * t->options->data.sequence_length;
+    for (int i = 0; i < t->micro_count; i++)
+        loader_batch_layout(&t->micro[i], arena, t->micro_sequences,
+                            t->options->data.sequence_length);
+    t->d_hidden =
+        arena_push(arena, dtype_bytes(t->kernels->act, (size_t)(tokens * t->model.config.hidden)));
+}
+
+static struct workspace_plan plan_workspace(const struct trainer *t) {
+    bool full = t->options->train.recompute == RECOMPUTE_FULL;
+    return (struct workspace_plan){.tokens = t->micro_sequences * t->options->data.sequence_length,
+                                   .logit_rows = 1,
+                                   .keep = full ? ACTS_INPUT : ACTS_ALL,
+                                   .backward = true,
+                                   .adapter = t->trained};
+}
+
+static enum status open_memory(struct trainer *t) {
+    struct comm *world = &t->parallel->world;
+    t->micro = calloc((size_t)t->micro_count, sizeof *t->micro);
+    if (!t->micro) return status_fail(STATUS_MEMORY, "no memory for %d batches", t->micro_count);
+    const struct workspace_plan plan = plan_workspace(t);
+    TRY(workspace_open(&t->ws, &t->model, t->kernels, t->threads, NULL, &plan));
+
+    struct arena counted;
+    arena_count(&counted, "batches");
+    push_batches(t, &counted);
+    TRY(arena_create(&t->batches, "batches", counted.peak));
+    push_batches(t, &t->batches);
+
+    arena_count(&counted, "gradients");
+    TRY(dp_plan(&t->dp, world, &t->ws.stream, t->params, t->param_count, t->model.config.layers,
+                DP_BUCKET_BYTES, &counted));
+    dp_free(&t->dp);
+    TRY(arena_create(&t->gradients, "gradients", counted.peak));
+    TRY(dp_plan(&t->dp, world, &t->ws.stream, t->params, t->param_count, t->model.config.layers,
+                DP_BUCKET_BYTES, &t->gradients));
+
+    arena_count(&counted, "optimizer");
+    TRY(optimizer_plan(&t->optimizer, t->params, t->param_count, &counted));
+    optimizer_free(&t->optimizer);
+    TRY(arena_create(&t->optimizer_state, "optimizer", counted.peak));
+    TRY(optimizer_plan(&t->optimizer, t->params, t->param_count, &t->optimizer_state));
+    optimizer_start(&t->optimizer);
+    return STATUS_OK;
+}
+
+static enum status open_parts(struct trainer *t) {
+    enum dtype act = in_bf16(t) ? DTYPE_BF16 : DTYPE_F32;
+    TRY(parallel_kernels(&t->parallel->world, &t->kernels, t->options->train.instructions, act));
+    TRY(open_model(t));
+    TRY(open_adapter(t));
+    TRY(list_trained(t));
+    TRY(open_data(t));
+    plan_steps(t);
+    return open_memory(t);
+}
+
+enum status trainer_open(struct trainer *t, const struct run_options *options,
+                         struct parallel *parallel) {
+    memset(t, 0, sizeof *t);
+    t->options = options;
+    t->parallel = parallel;
+    t->best_loss = INFINITY;
+    t->threads = options->train.threads ? (int)options->train.threads : parallel->threads;
+    enum status status = parallel_agree(&parallel->world, open_parts(t));
+    if (status == STATUS_OK && options->train.resume == RESUME_AUTO) status = checkpoints_resume(t);
+    if (status != STATUS_OK) trainer_close(t);
+    return status;
+}
+
+void trainer_close(struct trainer *t) {
+    optimizer_free(&t->optimizer);
+    dp_free(&t->dp);
+    workspace_close(&t->ws);
+    arena_free(&t->gradients);
+    arena_free(&t->optimizer_state);
+    arena_free(&t->batches);
+    loader_close(t->train);
+    loader_close(t->validation);
+    tokenizer_close(t->tokenizer);
+    if (t->trained) adapter_free(&t->adapter);
+    model_free(&t->model);
+    free(t->params);
+    free(t->micro);
+    memset(t, 0, sizeof *t);
+}
+
+int64_t trainer_trained(const struct trainer *t) {
+    int64_t total = 0;
+    for (int i = 0; i < t->param_count; i++) total += t->params[i]->w.rows * t->params[i]->w.cols;
+    return total;
+}
+
+struct trainer_memory trainer_memory(const struct trainer *t) {
+    return (struct trainer_memory){.weights = t->model.arena.used + t->adapter.arena.used,
+                                   .gradients = t->gradients.used,
+                                   .optimizer = t->optimizer_state.used,
+                                   .activations = t->ws.held.used,
+                                   .scratch = t->ws.scratch.capacity,
+                                   .batches = t->batches.used};
+}

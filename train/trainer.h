@@ -1,0 +1,83 @@
+/* A training run: model or adapter, data, optimizer and data-parallel peers, from start or
+ * checkpoint to the last step. */
+#ifndef STRATA_TRAIN_TRAINER_H
+#define STRATA_TRAIN_TRAINER_H
+
+#include "core/workspace.h"
+#include "data/loader.h"
+#include "data/tokenizer.h"
+#include "parallel/checkpoint.h"
+#include "parallel/data_parallel.h"
+#include "parallel/parallel.h"
+#include "train/optimizer.h"
+#include "train/options.h"
+
+#include <signal.h>
+
+/* Bytes by kind, as the layout functions count them: what a plan prints and the program allocates.
+ */
+struct trainer_memory {
+    size_t weights, gradients, optimizer, activations, scratch, batches;
+};
+
+struct trainer {
+    const struct run_options *options;
+    struct parallel *parallel;
+    const struct kernels *kernels;
+    int threads;
+
+    struct tokenizer *tokenizer; /* NULL when none was found */
+    struct model model;
+    struct adapter adapter;        /* train.mode lora */
+    const struct adapter *trained; /* &adapter or NULL */
+    int param_count;
+    struct param **params; /* what is trained */
+
+    struct dp dp;
+    struct optimizer optimizer;
+    struct workspace ws;
+    struct arena gradients, optimizer_state, batches;
+    void *d_hidden; /* (N, C) gradient of a microbatch's hidden states */
+
+    struct loader *train, *validation; /* validation: NULL when there is none */
+    int micro_count;
+    struct loader_batch *micro; /* (micro_count) of one step */
+    int64_t micro_sequences;    /* sequences of the largest */
+
+    int64_t step, steps; /* done, in all */
+    int64_t tokens;      /* trained on so far, all ranks */
+    double best_loss;
+    volatile sig_atomic_t *stop; /* set by a signal; NULL when nobody asks */
+};
+
+/* What one step did; the same on every rank. */
+struct step_report {
+    int64_t step;
+    double loss, gradient_norm, lr;
+    int64_t tokens; /* inputs of this step, all ranks */
+    double seconds;
+    bool stop; /* a rank was asked to stop */
+};
+
+/* Loads or makes everything and goes back to the newest checkpoint where there is one. Options are
+ * borrowed. On failure all is freed. Collective. */
+enum status trainer_open(struct trainer *trainer, const struct run_options *options,
+                         struct parallel *parallel);
+void trainer_close(struct trainer *trainer); /* may be called twice, and on a zeroed struct */
+
+/* One optimizer step. STATUS_NUMERIC names step and tensor. Collective. */
+enum status trainer_step(struct trainer *trainer, struct step_report *report);
+
+/* Mean token loss over the whole validation set. Collective. */
+enum status trainer_validate(struct trainer *trainer, double *loss);
+
+/* Writes a checkpoint of the present step; `best` marks it. Collective. */
+enum status trainer_checkpoint(struct trainer *trainer, bool best);
+
+/* Trained parameters: elements, without padding. */
+int64_t trainer_trained(const struct trainer *trainer);
+
+/* Bytes, counted by the code that allocates. */
+struct trainer_memory trainer_memory(const struct trainer *trainer);
+
+#endif
