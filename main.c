@@ -2,6 +2,7 @@
 #include "core/commands.h"
 #include "data/commands.h"
 #include "kernels/base/status.h"
+#include "serve/commands.h"
 #include "train/commands.h"
 
 #include <stdio.h>
@@ -14,10 +15,12 @@ struct command {
 };
 
 static const struct command commands[] = {
-    {"data", cmd_data, "corpora: text and JSON lines to token files, vocabularies"},
+    {"data", cmd_data, "token files and vocabularies out of text"},
     {"inspect", cmd_inspect, "what a model file holds: metadata, tensors, parameters, bytes"},
     {"tokenize", cmd_tokenize, "text to token ids and back, by any tokenizer"},
     {"train", cmd_train, "train or fine-tune as a run file says, on one or many ranks"},
+    {"chat", cmd_chat, "a conversation with a model in the terminal"},
+    {"serve", cmd_serve, "a model over HTTP, in OpenAI's dialect"},
     {NULL, NULL, NULL},
 };
 

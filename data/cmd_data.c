@@ -11,7 +11,7 @@ struct subcommand {
 };
 
 static const struct subcommand subcommands[] = {
-    {"bpe", cmd_data_bpe, "text files to a byte-level BPE vocabulary"},
+    {"bpe", cmd_data_bpe, "train a byte-level BPE vocabulary on text files"},
     {"tokenize", cmd_data_tokenize, "text and JSON lines to a token file"},
     {NULL, NULL, NULL},
 };

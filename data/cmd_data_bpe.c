@@ -1,3 +1,4 @@
+/* strata data bpe */
 #define _GNU_SOURCE
 #include "data/commands.h"
 

@@ -9,8 +9,8 @@ int cmd_tokenize(int argc, char **argv);
 /* strata data SUBCOMMAND ...: making corpora and vocabularies. */
 int cmd_data(int argc, char **argv);
 
-/* strata data bpe --vocab N --out tokenizer.json [--special TOKEN]... FILE...: trains a vocabulary.
- */
+/* strata data bpe --vocab N --out tokenizer.json [--special TOKEN]... FILE...: trains a
+ * byte-level BPE vocabulary. */
 int cmd_data_bpe(int argc, char **argv);
 
 /* strata data tokenize --tokenizer PATH --out FILE.h5 INPUT...: text and JSON lines to a token

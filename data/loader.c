@@ -25,7 +25,7 @@ const struct config_row loader_rows[] = {
              "than a sequence (`whole`), or one document a sequence (`off`)"},
     {"shuffle", CONFIG_BOOL, offsetof(struct loader_options, shuffle), "true",
      .help = "another order of the sequences each epoch; false keeps the files' order"},
-    {"seed", CONFIG_INT, offsetof(struct loader_options, seed), "1", .low = 0, .high = 0x1p53,
+    {"seed", CONFIG_INT, offsetof(struct loader_options, seed), "1", .low = 0, .high = 1e15,
      .help = "of the order"},
 };
 const int loader_row_count = sizeof loader_rows / sizeof *loader_rows;

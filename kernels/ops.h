@@ -46,5 +46,6 @@ cross_entropy_forward_fn VARIANT(cross_entropy_forward_cpu);
 cross_entropy_backward_fn VARIANT(cross_entropy_backward_cpu);
 adamw_fn VARIANT(adamw_cpu);
 sum_squares_fn VARIANT(sum_squares_cpu);
+sample_fn VARIANT(sample_cpu);
 
 #endif

@@ -1,23 +1,8 @@
 /* Sampling in plain loops: sort, cut, draw. */
-#include "kernels/base/rng.h"
 #include "kernels/ops.h"
+#include "kernels/sample_adjust.h"
 
 #include <math.h>
-
-/* scratch = the logits with penalties and biases applied. */
-static void adjust(const struct sample_args *a) {
-    const struct sample_params *p = &a->params;
-    for (int32_t i = 0; i < a->vocab; i++) a->scratch[i] = a->logits[i];
-    for (int32_t i = 0; i < a->seen_count; i++) {
-        const struct sample_seen *seen = &a->seen[i];
-        float logit = a->scratch[seen->token];
-        if (seen->anywhere)
-            logit = logit > 0.0f ? logit / p->repetition_penalty : logit * p->repetition_penalty;
-        if (seen->generated > 0) logit -= p->presence_penalty;
-        logit -= p->frequency_penalty * (float)seen->generated;
-        a->scratch[seen->token] = logit + seen->bias;
-    }
-}
 
 /* The id of the highest value, the lower on a tie; -1 when no draw is possible. */
 static int32_t highest(const float *values, int32_t count) {
@@ -72,16 +57,14 @@ static int32_t count_kept(const struct sample_args *a) {
             sum += (double)a->scratch[a->scratch_ids[count++]];
         kept = count;
     }
-    while (kept > 1 && a->scratch[a->scratch_ids[kept - 1]] < p->min_p) kept--;
+    while (a->scratch[a->scratch_ids[kept - 1]] < fminf(p->min_p, 1.0f)) kept--;
     return kept;
 }
 
 /* The first id whose cumulative probability exceeds the drawn number; rounding can leave none, then
  * the last one possible. */
 static int32_t draw(const struct sample_args *a) {
-    struct rng_block block = rng_draw(a->params.seed, RNG_SAMPLE, 0, (uint64_t)a->position);
-    double unit = (double)(((uint64_t)block.word[0] << 21) | (block.word[1] >> 11)) * 0x1p-53;
-    double total = 0.0, sum = 0.0;
+    double unit = sample_unit(a), total = 0.0, sum = 0.0;
     int32_t last = 0;
     for (int32_t i = 0; i < a->vocab; i++) total += (double)a->scratch[i];
     for (int32_t i = 0; i < a->vocab; i++) {
@@ -95,7 +78,8 @@ static int32_t draw(const struct sample_args *a) {
 static int32_t choose(const struct sample_args *a) {
     int32_t best = highest(a->logits, a->vocab);
     if (best < 0) return -1;
-    adjust(a);
+    for (int32_t i = 0; i < a->vocab; i++) a->scratch[i] = a->logits[i];
+    sample_adjust(a);
     best = highest(a->scratch, a->vocab);
     if (best < 0 || a->params.temperature <= 0.0f) return best;
     float max = a->scratch[best];

@@ -77,6 +77,10 @@ static inline v16_double v16_double_add_square(v16_double sum, v16 x) {
     return (v16_double){
         {_mm512_fmadd_pd(low, low, sum.part[0]), _mm512_fmadd_pd(high, high, sum.part[1])}};
 }
+static inline v16_double v16_double_add(v16_double sum, v16 x) {
+    return (v16_double){{_mm512_add_pd(sum.part[0], _mm512_cvtps_pd(v16_low(x))),
+                         _mm512_add_pd(sum.part[1], _mm512_cvtps_pd(v16_high(x)))}};
+}
 static inline double v16_double_sum(v16_double x) {
     double lanes[8], sum = 0.0;
     _mm512_storeu_pd(lanes, _mm512_add_pd(x.part[0], x.part[1]));
@@ -162,6 +166,14 @@ static inline v16_double v16_double_add_square(v16_double sum, v16 x) {
                          v4_add_square(sum.part[1], _mm256_extractf128_ps(x.low, 1)),
                          v4_add_square(sum.part[2], _mm256_castps256_ps128(x.high)),
                          v4_add_square(sum.part[3], _mm256_extractf128_ps(x.high, 1))}};
+}
+static inline v16_double v16_double_add(v16_double sum, v16 x) {
+    __m256d a = _mm256_cvtps_pd(_mm256_castps256_ps128(x.low));
+    __m256d b = _mm256_cvtps_pd(_mm256_extractf128_ps(x.low, 1));
+    __m256d c = _mm256_cvtps_pd(_mm256_castps256_ps128(x.high));
+    __m256d d = _mm256_cvtps_pd(_mm256_extractf128_ps(x.high, 1));
+    return (v16_double){{_mm256_add_pd(sum.part[0], a), _mm256_add_pd(sum.part[1], b),
+                         _mm256_add_pd(sum.part[2], c), _mm256_add_pd(sum.part[3], d)}};
 }
 static inline double v16_double_sum(v16_double x) {
     double lanes[4], sum = 0.0;

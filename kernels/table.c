@@ -12,7 +12,6 @@ const struct kernels VARIANT(kernels) = {
     .act = DTYPE_F32,
 #endif
     .kv_write = VARIANT(kv_write_ref),
-    .sample = VARIANT(sample_ref),
     .peak_fma = VARIANT(peak_fma),
 
 #if STRATA_FAST
@@ -38,6 +37,7 @@ const struct kernels VARIANT(kernels) = {
     .cross_entropy_backward = VARIANT(cross_entropy_backward_cpu),
     .adamw = VARIANT(adamw_cpu),
     .sum_squares = VARIANT(sum_squares_cpu),
+    .sample = VARIANT(sample_cpu),
 #else
     .matmul_forward = VARIANT(matmul_forward_ref),
     .matmul_backward_input = VARIANT(matmul_backward_input_ref),
@@ -61,5 +61,6 @@ const struct kernels VARIANT(kernels) = {
     .cross_entropy_backward = VARIANT(cross_entropy_backward_ref),
     .adamw = VARIANT(adamw_ref),
     .sum_squares = VARIANT(sum_squares_ref),
+    .sample = VARIANT(sample_ref),
 #endif
 };

@@ -441,7 +441,7 @@ static int fill_a_disk(void) {
     if (mkdir(folder, 0777) != 0) return 1;
     if (!may_mount()) return 77;
     if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) return 77;
-    if (mount("tmpfs", folder, "tmpfs", 0, "size=3m") != 0) return 77;
+    if (mount("tmpfs", folder, "tmpfs", 0, "size=2500k") != 0) return 77;
     if (save(&job.world, 1, 2) != STATUS_OK) return 2;
     if (save(&job.world, 2, 2) != STATUS_IO) return 3;
     if (!strstr(status_message(), "No space left on device")) return 4;

@@ -1,0 +1,76 @@
+# The front door. CMake does the work; these are the words for it.
+BUILD  ?= build
+JOBS   ?= $(shell nproc)
+export OMPI_ALLOW_RUN_AS_ROOT = 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
+
+.PHONY: all build deps demo test soak peers bench format format-check asan tsan fuzz clean
+
+all: build
+
+# Debian's packages, by name; asks for root only when one is missing.
+PACKAGES = build-essential cmake ninja-build pkg-config openmpi-bin libopenmpi-dev libhdf5-dev \
+  hdf5-tools libmicrohttpd-dev libjansson-dev libpcre2-dev libutf8proc-dev libyaml-dev libxxhash-dev \
+  libcurl4-openssl-dev libcmocka-dev libopenblas-dev libdnnl-dev clang clang-format \
+  libclang-rt-14-dev curl jq python3
+deps:
+	@missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $(PACKAGES) 2>/dev/null | \
+	  awk '/install ok installed/ {have[$$1] = 1} END {split("$(PACKAGES)", want, " "); \
+	    for (i in want) if (!have[want[i]]) print want[i]}'); \
+	if [ -n "$$missing" ]; then \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  echo "installing:" $$missing; \
+	  $$sudo apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing; \
+	fi
+
+$(BUILD)/build.ninja: CMakeLists.txt
+	@cmake -S . -B $(BUILD) -G Ninja $(CMAKE_FLAGS) > $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
+	@mv $(BUILD).log $(BUILD)/configure.log
+
+build: deps
+	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
+	cmake --build $(BUILD) -j $(JOBS)
+
+# LoRA fine-tuning of the bundled model on two ranks, evaluation, serving, a question by HTTP.
+demo: build
+	configs/demo/run.sh
+
+test: build
+	ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure
+
+# Trials by the dozen; hours of nothing else should need this more than once.
+soak: build
+	STRATA_SOAK=1 ctest --test-dir $(BUILD) --output-on-failure --timeout 3600
+
+# A virtual environment with PyTorch, transformers and PEFT; references made afresh and compared.
+peers: build
+	tests/peers/run.sh
+
+bench: build
+	tests/bench.sh $(BUILD)
+
+format:
+	git ls-files '*.c' '*.h' | xargs clang-format -i
+
+format-check:
+	git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror
+
+# The tests under sanitizers. OpenMP's runtime is not instrumented, so threads are checked at one
+# OpenMP thread a process: what TSan then sees are the server's own threads.
+asan: deps
+	@$(MAKE) --no-print-directory BUILD=build-asan CMAKE_FLAGS=-DSTRATA_SANITIZE=address build-asan/build.ninja
+	cmake --build build-asan -j $(JOBS)
+	ctest --test-dir build-asan -j $(JOBS) --output-on-failure
+tsan: deps
+	@$(MAKE) --no-print-directory BUILD=build-tsan CMAKE_FLAGS=-DSTRATA_SANITIZE=thread build-tsan/build.ninja
+	cmake --build build-tsan -j $(JOBS)
+	ctest --test-dir build-tsan -R '^(serve|core_log)' --output-on-failure
+
+# Every libFuzzer target for FUZZ_SECONDS.
+FUZZ_SECONDS ?= 60
+fuzz: deps
+	tests/fuzz/run.sh $(FUZZ_SECONDS)
+
+clean:
+	rm -rf $(BUILD) build-asan build-tsan build-fuzz

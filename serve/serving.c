@@ -1,0 +1,153 @@
+#define _GNU_SOURCE
+#include "serve/serving.h"
+
+#include "core/log.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+void server_init(struct server *server) {
+    memset(server, 0, sizeof *server);
+    atomic_init(&server->ready, false);
+    atomic_init(&server->id_counter, 0);
+    server->created = time(NULL);
+    server->started = monotonic_seconds();
+    if (getrandom(&server->id_key, sizeof server->id_key, 0) < 0)
+        server->id_key = (uint64_t)server->created;
+}
+
+/* The last component of a path, without .gguf or .safetensors. */
+static char *name_of_path(const char *path) {
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/') end--;
+    size_t start = end;
+    while (start > 0 && path[start - 1] != '/') start--;
+    static const char *const endings[] = {".gguf", ".safetensors"};
+    for (size_t i = 0; i < 2; i++) {
+        size_t bytes = strlen(endings[i]);
+        if (end - start > bytes && strncmp(path + end - bytes, endings[i], bytes) == 0)
+            end -= bytes;
+    }
+    return strndup(path + start, end - start);
+}
+
+static enum status load_weights(struct serving *serving, const struct serving_options *options) {
+    enum layout layout = options->dtype == SERVING_FP32   ? LAYOUT_PANEL_F32
+                         : options->dtype == SERVING_BF16 ? LAYOUT_PANEL_BF16
+                                                          : LAYOUT_COUNT;
+    TRY(model_file_open(&serving->file, options->model, false));
+    TRY(model_load(&serving->model, &serving->file, layout, options->context,
+                   (int)options->threads));
+    bool bf16 = model_head(&serving->model)->w.layout == LAYOUT_PANEL_BF16;
+    return kernels_cpu(&serving->kernels, options->isa, bf16 ? DTYPE_BF16 : DTYPE_F32);
+}
+
+static enum status load_adapters(struct serving *serving, const struct serving_options *options) {
+    size_t count = (size_t)options->adapter_count;
+    serving->adapters = calloc(count + 1, sizeof *serving->adapters);
+    serving->served = calloc(count + 1, sizeof *serving->served);
+    serving->names = calloc(count + 1, sizeof *serving->names);
+    if (!serving->adapters || !serving->served || !serving->names || !serving->base_name)
+        return status_fail(STATUS_MEMORY, "no memory for the adapters' names");
+    serving->names[0] = (struct served_name){serving->base_name, ADAPTER_NONE};
+    for (int i = 0; i < options->adapter_count; i++) {
+        const char *equals = strchr(options->adapters[i], '=');
+        char *name = strndup(options->adapters[i], (size_t)(equals - options->adapters[i]));
+        enum status status =
+            name ? adapter_load(&serving->adapters[i], name, &serving->model, equals + 1)
+                 : STATUS_MEMORY;
+        free(name);
+        TRY(status);
+        serving->adapter_count = i + 1;
+        serving->served[i] = &serving->adapters[i];
+        for (int j = 0; j <= i; j++)
+            if (strcmp(serving->names[j].name, serving->adapters[i].name) == 0)
+                return status_fail(STATUS_CONFIG, "two models are called '%s'",
+                                   serving->names[j].name);
+        serving->names[i + 1] = (struct served_name){serving->adapters[i].name, i};
+    }
+    return STATUS_OK;
+}
+
+/* The named template, or the one that came with the tokenizer; a model without a template, or with
+ * one that is not built in, gets the plain one. */
+static enum status choose_template(struct server *server, const struct serving_options *options) {
+    if (options->template && *options->template)
+        return chat_template_named(&server->template, options->template);
+    const char *jinja = tokenizer_chat_template(server->tokenizer);
+    if (jinja && chat_template_recognise(&server->template, jinja) == STATUS_OK) return STATUS_OK;
+    if (jinja)
+        log_line(LOG_WARN, "event=chat_template reason=\"%s\" use=plain hint=--chat-template",
+                 status_message());
+    return chat_template_named(&server->template, "plain");
+}
+
+static enum status start_engine(struct serving *serving, const struct serving_options *options) {
+    static const enum dtype kv_dtypes[] = {DTYPE_COUNT, DTYPE_F32, DTYPE_BF16};
+    const struct engine_options engine = {
+        .model = &serving->model,
+        .tokenizer = serving->tokenizer,
+        .adapters = serving->served,
+        .adapter_count = serving->adapter_count,
+        .kernels = serving->kernels,
+        .threads = (int)options->threads,
+        .context = options->context,
+        .page_size = (int32_t)options->page_size,
+        .max_batch = (int32_t)options->max_batch,
+        .token_budget = (int32_t)options->token_budget,
+        .kv_bytes = (size_t)(options->kv_gib * 1024.0 * 1024.0 * 1024.0),
+        .kv_dtype = kv_dtypes[options->kv_dtype],
+    };
+    return engine_open(&serving->engine, &engine);
+}
+
+static struct token_bytes special_text(const struct tokenizer *tokenizer, int32_t id) {
+    return id < 0 ? (struct token_bytes){"", 0} : tokenizer_token(tokenizer, id, true);
+}
+
+static enum status open_all(struct serving *serving, const struct serving_options *options,
+                            struct server *server) {
+    TRY(load_weights(serving, options));
+    const char *place =
+        serving->file.format == MODEL_GGUF ? serving->file.path : serving->file.directory;
+    TRY(tokenizer_open(&serving->tokenizer, place));
+    if (tokenizer_size(serving->tokenizer) > serving->model.config.vocab)
+        log_line(LOG_WARN, "event=tokenizer tokens=%d vocabulary=%lld: is it this model's?",
+                 tokenizer_size(serving->tokenizer), (long long)serving->model.config.vocab);
+    serving->base_name = *options->alias ? strdup(options->alias) : name_of_path(options->model);
+    TRY(load_adapters(serving, options));
+    server->tokenizer = serving->tokenizer;
+    server->config = &serving->model.config;
+    server->bos = special_text(serving->tokenizer, tokenizer_bos(serving->tokenizer));
+    server->eos = special_text(serving->tokenizer, tokenizer_eos(serving->tokenizer));
+    server->names = serving->names;
+    server->name_count = serving->adapter_count + 1;
+    TRY(choose_template(server, options));
+    TRY(start_engine(serving, options));
+    server->engine = serving->engine;
+    return STATUS_OK;
+}
+
+enum status serving_open(struct serving *serving, const struct serving_options *options,
+                         struct server *server) {
+    *serving = (struct serving){0};
+    enum status status = open_all(serving, options, server);
+    if (status != STATUS_OK) serving_close(serving);
+    return status;
+}
+
+void serving_close(struct serving *serving) {
+    engine_close(serving->engine);
+    for (int i = 0; serving->adapters && i < serving->adapter_count; i++)
+        adapter_free(&serving->adapters[i]);
+    free(serving->adapters);
+    free(serving->served);
+    free(serving->names);
+    free(serving->base_name);
+    if (serving->tokenizer) tokenizer_close(serving->tokenizer);
+    model_free(&serving->model);
+    model_file_close(&serving->file);
+    *serving = (struct serving){0};
+}

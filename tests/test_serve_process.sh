@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# `strata serve` as a process: says its port, refuses a port in use, finishes what runs on SIGTERM.
+# Arguments: the strata binary and the program that writes a tiny model.
+set -u
+strata=$1
+work=$(mktemp -d)
+trap 'kill $server 2>/dev/null; rm -rf "$work"' EXIT
+fail() {
+    echo "FAILED: $1"
+    cat "$work"/*.log "$work"/*.err 2>/dev/null
+    exit 1
+}
+
+"$2" "$work/model" || fail "the tiny model could not be written"
+"$strata" serve "$work/model" --port 0 --threads 1 --alias tiny >"$work/out.log" 2>"$work/server.err" &
+server=$!
+for _ in $(seq 300); do
+    url=$(sed -n 's/^listening on //p' "$work/out.log")
+    [ -n "$url" ] && curl -sf "$url/health" >/dev/null && break
+    sleep 0.1
+done
+curl -sf "$url/health" >/dev/null || fail "the server never became healthy"
+port=${url##*:}
+
+"$strata" serve "$work/model" --port "$port" >"$work/second.log" 2>"$work/second.err"
+[ $? = 1 ] || fail "a port in use must exit with 1"
+grep -q "port is in use" "$work/second.err" || fail "a port in use is not said"
+[ "$(wc -l <"$work/second.err")" = 1 ] || fail "a port in use takes more than one line"
+
+"$strata" serve "$work/none" --port 0 >"$work/third.log" 2>"$work/third.err"
+[ $? = 1 ] || fail "a missing model must exit with 1"
+"$strata" serve "$work/model" --contxt 5 >"$work/fourth.log" 2>"$work/fourth.err"
+[ $? = 2 ] || fail "an unknown option must exit with 2"
+grep -q "context" "$work/fourth.err" || fail "an unknown option must name the nearest one"
+
+answer=$(printf 'Hello\n/exit\n' | "$strata" chat --url "$url" --max-tokens 5 --temperature 0) ||
+    fail "strata chat --url"
+local=$(printf 'Hello\n/exit\n' |
+    "$strata" chat "$work/model" --threads 1 --max-tokens 5 --temperature 0) || fail "strata chat"
+[ "$answer" = "$local" ] || fail "chat differs between a server and its own"
+
+curl -s "$url/v1/completions" -o "$work/last.json" \
+    -d '{"prompt": "x", "max_tokens": 3000, "ignore_eos": true}' &
+client=$!
+for _ in $(seq 300); do
+    curl -s "$url/metrics" | grep -q '^strata_requests_running 1' && break
+    sleep 0.01
+done
+kill -TERM "$server"
+wait "$server" || fail "SIGTERM must end the server with 0"
+wait "$client"
+grep -q '"completion_tokens":3000' "$work/last.json" || fail "the running request was not finished"
+grep -q "event=finished" "$work/server.err" || fail "no line for a finished request"
