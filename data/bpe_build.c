@@ -58,10 +58,16 @@ static int32_t symbol_of(const struct bpe *bpe, const char *text, size_t bytes) 
     return slot ? slot->result : -1;
 }
 
+/* Every cut of a word is looked up, so a long word costs the square of its bytes. */
+enum { LONGEST_WORD = 2048 };
+
 enum status bpe_pairs_from_ranks(struct bpe *bpe, const int32_t *ranks) {
     for (size_t i = 0; i < bpe->words.capacity; i++) {
         const struct string_slot *slot = &bpe->words.slots[i];
         if (slot->value < 0 || slot->bytes < 2) continue;
+        if (slot->bytes > LONGEST_WORD)
+            return status_fail(STATUS_UNSUPPORTED, "token %d has %u bytes, more than %d",
+                               slot->value, slot->bytes, LONGEST_WORD);
         const char *text = bpe->words.blob.data + slot->offset;
         for (size_t cut = 1; cut < slot->bytes; cut++) {
             if (!bpe->bytes && ((unsigned char)text[cut] & 0xC0) == 0x80) continue;

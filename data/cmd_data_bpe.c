@@ -1,5 +1,5 @@
-#define _GNU_SOURCE
 /* strata data bpe */
+#define _GNU_SOURCE
 #include "data/commands.h"
 
 #include "data/bpe_train.h"
@@ -57,6 +57,10 @@ static enum status train(struct bpe_trainer *trainer, const struct bpe_options *
 int cmd_data_bpe(int argc, char **argv) {
     struct bpe_options options;
     struct bpe_trainer *trainer;
+    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+        fputs(bpe_usage, stdout);
+        return 0;
+    }
     const char **room = calloc(2 * (size_t)argc, sizeof *room);
     if (!room || !parse_bpe(argc, argv, &options, room)) {
         fputs(bpe_usage, stderr);

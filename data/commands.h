@@ -15,11 +15,12 @@ int cmd_convert(int argc, char **argv);
 /* strata data SUBCOMMAND ...: making corpora and vocabularies. */
 int cmd_data(int argc, char **argv);
 
+/* strata data bpe --vocab N --out tokenizer.json [--special TOKEN]... FILE...: trains a
+ * byte-level BPE vocabulary. */
+int cmd_data_bpe(int argc, char **argv);
+
 /* strata data tokenize --tokenizer PATH --out FILE.h5 INPUT...: text and JSON lines to a token
  * file. */
 int cmd_data_tokenize(int argc, char **argv);
-
-/* strata data bpe --vocab N --out tokenizer.json FILE...: trains a vocabulary. */
-int cmd_data_bpe(int argc, char **argv);
 
 #endif

@@ -40,6 +40,7 @@ static bool append_lossy(struct byte_buffer *out, const char *text, size_t bytes
 /* A run of byte tokens, by the decoder's rule. */
 static bool append_byte_run(struct byte_buffer *out, enum byte_rule rule, const char *text,
                             size_t bytes) {
+    if (bytes == 0) return true;
     bool whole = utf8_valid_prefix(text, bytes) == bytes;
     for (size_t at = 0; at < bytes;) {
         uint32_t point;
@@ -89,7 +90,7 @@ enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *i
     for (int i = 0;
          i < decoder->strip_right && end > start && pieces.data[end - 1] == decoder->strip; i++)
         end--;
-    kept = kept && append_lossy(&out, pieces.data + (pieces.data ? start : 0), end - start) &&
+    kept = kept && (start == end || append_lossy(&out, pieces.data + start, end - start)) &&
            buffer_append(&out, "", 1);
     buffer_free(&pieces);
     if (!kept) {

@@ -82,7 +82,7 @@ struct tokenizer {
     uint64_t hash;
 };
 
-enum { TOKENIZER_MAX_TOKENS = 1 << 23 };
+enum { TOKENIZER_MAX_TOKENS = 1 << 22 };
 
 /* Building. Ids may come in any order; a later call for the same id replaces. */
 enum status tokenizer_create(struct tokenizer **tokenizer);

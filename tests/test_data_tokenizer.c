@@ -166,13 +166,13 @@ static struct tokenizer *open_llama_like(void) {
         "{\"added_tokens\":[" ADDED(0, "<unk>", ",\"special\":true") "," ADDED(
             1, "<s>",
             ",\"special\":true,\"normalized\":false") "],"
-                                 "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\","
-                                 "\"prepend\":\"\\u2581\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},"
-                                 "\"content\":\"\\u2581\"}]},\"decoder\":{\"type\":\"Sequence\",\"decoders\":["
-                                 "{\"type\":\"Replace\",\"pattern\":{\"String\":\"\\u2581\"},\"content\":\" \"},"
-                                 "{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \","
-                                 "\"start\":1,\"stop\":0}]},\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\","
-                                 "\"fuse_unk\":true,\"byte_fallback\":true,\"vocab\":{\"<unk>\":0,\"<s>\":1,",
+                                                      "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\","
+                                                      "\"prepend\":\"\\u2581\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},"
+                                                      "\"content\":\"\\u2581\"}]},\"decoder\":{\"type\":\"Sequence\",\"decoders\":["
+                                                      "{\"type\":\"Replace\",\"pattern\":{\"String\":\"\\u2581\"},\"content\":\" \"},"
+                                                      "{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \","
+                                                      "\"start\":1,\"stop\":0}]},\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\","
+                                                      "\"fuse_unk\":true,\"byte_fallback\":true,\"vocab\":{\"<unk>\":0,\"<s>\":1,",
         file);
     for (int i = 0; i < 256; i++) fprintf(file, "\"<0x%02X>\":%d,", i, i + 3);
     fputs("\"\\u2581\":300,\"a\":301,\"b\":302,\"\\u2581a\":303,\"ab\":304,\"\\u2581ab\":305},"
@@ -362,7 +362,8 @@ static void test_hash(void **state) {
     tokenizer_close(other);
 }
 
-/* Twice the same text gives the same file, which opens, and pairs merge by frequency, then by id. */
+/* Twice the same text gives the same file, which opens, and pairs merge by frequency, then by id.
+ */
 static void test_training(void **state) {
     static const char text[] = "low low low lower newest newest widest<|x|>low\xFF low 123456";
     static const char *const specials[] = {"<|x|>"};

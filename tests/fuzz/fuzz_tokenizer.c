@@ -8,9 +8,10 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
-static const char text[] = "Hello, World 123 <s>[INST] \xE2\x96\x81 caf\xC3\xA9 e\xCC\x81 \xED\x95\x9C\t\n"
-                           "  the  \xF0\x9F\x98\x80 \xFF\xC3 <0x41></s> aaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-                           "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+static const char text[] =
+    "Hello, World 123 <s>[INST] \xE2\x96\x81 caf\xC3\xA9 e\xCC\x81 \xED\x95\x9C\t\n"
+    "  the  \xF0\x9F\x98\x80 \xFF\xC3 <0x41></s> aaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
 static void exercise(const struct tokenizer *tokenizer) {
     struct token_list ids = {0};
