@@ -22,7 +22,6 @@ static const struct config_row shared_rows[] = {
      "keys and values: auto (as activations), fp32, bf16"},
     {"page-size", CONFIG_INT, AT(page_size), "16", 16, 4096, NULL,
      "tokens a KV page, a multiple of 16"},
-    {"max-batch", CONFIG_INT, AT(max_batch), "32", 1, 4096, NULL, "sequences that run at once"},
     {"token-budget", CONFIG_INT, AT(token_budget), "512", 1, 1 << 20, NULL,
      "tokens a step; long prompts are cut into such chunks"},
     {"kv-gib", CONFIG_DOUBLE, AT(kv_gib), "0", 0, 1e6, NULL,
@@ -31,6 +30,7 @@ static const struct config_row shared_rows[] = {
      "name of a built-in chat template; default: the model's own, recognised"},
 };
 static const struct config_row serve_rows[] = {
+    {"max-batch", CONFIG_INT, AT(max_batch), "32", 1, 4096, NULL, "sequences that run at once"},
     {"alias", CONFIG_STRING, AT(alias), "", 0, 0, NULL, "name to serve the model as"},
     {"host", CONFIG_STRING, AT(host), "127.0.0.1", 0, 0, NULL, "address to listen on"},
     {"port", CONFIG_INT, AT(port), "8000", 0, 65535, NULL, "port; 0 = any free one"},
@@ -134,6 +134,7 @@ enum status serving_options_read(struct serving_options *options, int command, i
         status =
             status_fail(STATUS_CONFIG, "which model? (a directory, a .gguf or a .safetensors)");
     }
+    if (command == OPTION_CHAT) options->max_batch = 1; /* one person types */
     for (int i = 0; i < count; i++) free(settings[i]);
     free(settings);
     return status;

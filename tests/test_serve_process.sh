@@ -12,7 +12,8 @@ fail() {
 }
 
 "$2" "$work/model" || fail "the tiny model could not be written"
-"$strata" serve "$work/model" --port 0 --threads 1 --alias tiny >"$work/out.log" 2>"$work/server.err" &
+"$strata" serve "$work/model" --port 0 --threads 1 --alias tiny --context 4096 \
+    --max-batch 4 >"$work/out.log" 2>"$work/server.err" &
 server=$!
 for _ in $(seq 300); do
     url=$(sed -n 's/^listening on //p' "$work/out.log")
@@ -36,7 +37,7 @@ grep -q "context" "$work/fourth.err" || fail "an unknown option must name the ne
 answer=$(printf 'Hello\n/exit\n' | "$strata" chat --url "$url" --max-tokens 5 --temperature 0) ||
     fail "strata chat --url"
 local=$(printf 'Hello\n/exit\n' |
-    "$strata" chat "$work/model" --threads 1 --max-tokens 5 --temperature 0) || fail "strata chat"
+    "$strata" chat "$work/model" --threads 1 --context 4096 --max-tokens 5 --temperature 0) || fail "strata chat"
 [ "$answer" = "$local" ] || fail "chat differs between a server and its own"
 
 curl -s "$url/v1/completions" -o "$work/last.json" \
