@@ -22,6 +22,7 @@ static const struct command commands[] = {
     {"tokenize", cmd_tokenize, "text to token ids and back, by any tokenizer"},
     {"train", cmd_train, "train or fine-tune as a run file says, on one or many ranks"},
     {"chat", cmd_chat, "a conversation with a model in the terminal"},
+    {"plot", cmd_plot, "loss and throughput of runs as a picture (SVG)"},
     {"serve", cmd_serve, "a model over HTTP, in OpenAI's dialect"},
     {NULL, NULL, NULL},
 };

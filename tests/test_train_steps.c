@@ -67,14 +67,16 @@ static void run_close(struct run *run) {
     config_free(run->tables, RUN_TABLES);
 }
 
-/* The losses are those before each update, as PyTorch's loop reports them. */
-static void check_losses(const char *fixture_name, const char *model, const char *which,
-                         char *const *arguments, int count) {
+/* The losses are those before each update, as PyTorch's loop reports them. Returns the largest
+ * difference. */
+static double compare_losses(const char *fixture_name, const char *model, const char *which,
+                             char *const *arguments, int count, double tolerance) {
     struct model_file expected;
     struct run run;
     char path[256];
     struct temporary folder;
     float want[STEPS];
+    double worst = 0.0;
     snprintf(path, sizeof path, "tests/fixtures/%s/expected.safetensors", fixture_name);
     assert_ok(model_file_open(&expected, path, false));
     const struct file_tensor *losses = model_file_find(&expected, which);
@@ -85,21 +87,39 @@ static void check_losses(const char *fixture_name, const char *model, const char
     for (int step = 0; step < STEPS; step++) {
         struct step_report report;
         assert_ok(trainer_step(&run.trainer, &report));
-        if (!(fabs(report.loss - (double)want[step]) <= 1e-4))
+        double difference = fabs(report.loss - (double)want[step]);
+        if (tolerance > 1)
+            fprintf(stderr, "%s %d %.5f %.5f  %.2e\n", fixture_name, step, report.loss,
+                    (double)want[step], difference);
+        worst = difference > worst ? difference : worst;
+        if (!(difference <= tolerance))
             fail_msg("%s %s step %d: loss %.7f, want %.7f", fixture_name, which, step + 1,
                      report.loss, (double)want[step]);
     }
     run_close(&run);
     temporary_close(&folder);
     model_file_close(&expected);
+    return worst;
 }
+
+static void check_losses(const char *fixture_name, const char *model, const char *which,
+                         char *const *arguments, int count) {
+    compare_losses(fixture_name, model, which, arguments, count, 1e-4);
+}
+
+static const char *const families[] = {
+    "llama", "llama_tied_llama3", "llama_linear", "llama_yarn", "mistral", "qwen2", "qwen25",
+    "qwen3"};
+enum { FAMILIES = sizeof families / sizeof *families };
+static const char *const adapters[][2] = {{"lora_llama_all", "llama"},
+                                          {"lora_llama_qv_rslora", "llama"},
+                                          {"lora_qwen2_all", "qwen2"},
+                                          {"lora_qwen2_qv_rslora", "qwen2"}};
+enum { ADAPTERS = sizeof adapters / sizeof *adapters };
 
 static void test_full_training_matches_pytorch(void **state) {
     (void)state;
-    static const char *const families[] = {
-        "llama", "llama_tied_llama3", "llama_linear", "llama_yarn", "mistral", "qwen2", "qwen25",
-        "qwen3"};
-    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+    for (int i = 0; i < FAMILIES; i++) {
         static char clip[] = "train.clip=1", recompute[] = "train.recompute=full",
                     micro[] = "train.micro_batch=2";
         char *const clipped[] = {clip}, *const accumulated[] = {micro, recompute};
@@ -111,11 +131,7 @@ static void test_full_training_matches_pytorch(void **state) {
 
 static void test_lora_training_matches_peft(void **state) {
     (void)state;
-    static const char *const adapters[][2] = {{"lora_llama_all", "llama"},
-                                              {"lora_llama_qv_rslora", "llama"},
-                                              {"lora_qwen2_all", "qwen2"},
-                                              {"lora_qwen2_qv_rslora", "qwen2"}};
-    for (size_t i = 0; i < sizeof adapters / sizeof *adapters; i++) {
+    for (int i = 0; i < ADAPTERS; i++) {
         char mode[] = "train.mode=lora", from[256];
         snprintf(from, sizeof from, "lora.init_from=tests/fixtures/%s", adapters[i][0]);
         char *const arguments[] = {mode, from};
@@ -123,10 +139,33 @@ static void test_lora_training_matches_peft(void **state) {
     }
 }
 
+/* bf16 keeps 8 bits of every activation and weight. In full training weights of about 1 don't see
+ * an update of 1e-3 until several have gathered in their fp32 masters, so losses lag behind by a
+ * part of what the first step gains (about 1); the factors of LoRA stay fp32. */
+static void test_bf16_stays_near_fp32(void **state) {
+    (void)state;
+    double full_worst = 0.0, lora_worst = 0.0;
+    char bf16[] = "model.dtype=bf16", mode[] = "train.mode=lora", from[256];
+    char *const full[] = {bf16}, *const lora[] = {bf16, mode, from};
+    for (int i = 0; i < FAMILIES; i++)
+        full_worst = fmax(full_worst,
+                          compare_losses(families[i], families[i], "train.losses", full, 1, 0.1));
+    for (int i = 0; i < ADAPTERS; i++) {
+        snprintf(from, sizeof from, "lora.init_from=tests/fixtures/%s", adapters[i][0]);
+        lora_worst = fmax(lora_worst, compare_losses(adapters[i][0], adapters[i][1], "train.losses",
+                                                     lora, 3, 0.02));
+    }
+    print_message("bf16 against PyTorch's fp32, losses of 10 to 1: off by at most %.1e in full "
+                  "training, %.1e in LoRA\n",
+                  full_worst, lora_worst);
+    assert_true(full_worst > 1e-4 && lora_worst > 1e-4); /* else it was fp32 that ran */
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_full_training_matches_pytorch),
         cmocka_unit_test(test_lora_training_matches_peft),
+        cmocka_unit_test(test_bf16_stays_near_fp32),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

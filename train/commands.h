@@ -2,6 +2,7 @@
 #ifndef STRATA_TRAIN_COMMANDS_H
 #define STRATA_TRAIN_COMMANDS_H
 
+int cmd_plot(int argc, char **argv);
 int cmd_train(int argc, char **argv);
 
 #endif
