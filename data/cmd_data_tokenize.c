@@ -12,7 +12,9 @@
 
 static const char usage[] =
     "usage: strata data tokenize --tokenizer PATH --out FILE.h5 [options] INPUT...\n"
+    "       strata data tokenize --vocabulary N --out FILE.h5 INPUT...\n"
     "  --tokenizer PATH   a model or its directory, tokenizer.json, tokenizer.model, ...\n"
+    "  --vocabulary N     no tokenizer: all lines are {\"tokens\"}, of ids below N\n"
     "  --out FILE.h5      the token file to write\n"
     "  --format FORMAT    text (a file is a document), paragraphs (blank lines between documents),\n"
     "                     jsonl, or auto (default): jsonl by the file's name, else text\n"
@@ -28,7 +30,8 @@ static const char usage[] =
 enum { BATCH_RECORDS = 2048, BATCH_BYTES = 1 << 23 };
 
 struct arguments {
-    const char *tokenizer, *out, *template;
+    const char *tokenizer, *vocabulary, *out, *template;
+    int32_t ids; /* below this */
     enum corpus_format format;
     bool literal;
     char **inputs;
@@ -65,10 +68,11 @@ static bool parse_format(const char *word, enum corpus_format *format) {
 static bool parse(int argc, char **argv, struct arguments *arguments) {
     arguments->inputs = argv + 1;
     for (int i = 1; i < argc; i++) {
-        const char **value = strcmp(argv[i], "--tokenizer") == 0  ? &arguments->tokenizer
-                             : strcmp(argv[i], "--out") == 0      ? &arguments->out
-                             : strcmp(argv[i], "--template") == 0 ? &arguments->template
-                                                                  : NULL;
+        const char **value = strcmp(argv[i], "--tokenizer") == 0    ? &arguments->tokenizer
+                             : strcmp(argv[i], "--vocabulary") == 0 ? &arguments->vocabulary
+                             : strcmp(argv[i], "--out") == 0        ? &arguments->out
+                             : strcmp(argv[i], "--template") == 0   ? &arguments->template
+                                                                    : NULL;
         bool format = strcmp(argv[i], "--format") == 0;
         if ((value || format) && i + 1 == argc) return false;
         if (value)
@@ -82,13 +86,20 @@ static bool parse(int argc, char **argv, struct arguments *arguments) {
         else if (!format)
             arguments->inputs[arguments->input_count++] = argv[i];
     }
-    return arguments->tokenizer && arguments->out && arguments->input_count > 0;
+    if (arguments->vocabulary) {
+        char *end;
+        long ids = strtol(arguments->vocabulary, &end, 10);
+        if (*end || ids < 1 || ids > INT32_MAX) return false;
+        arguments->ids = (int32_t)ids;
+    }
+    return !arguments->tokenizer != !arguments->vocabulary && arguments->out &&
+           arguments->input_count > 0;
 }
 
 /* A template that is missing is told only when messages come along. */
 static enum status choose_template(struct document_rules *rules, const char *name) {
     if (name && strcmp(name, "auto") != 0) return chat_template_named(&rules->template, name);
-    const char *jinja = tokenizer_chat_template(rules->tokenizer);
+    const char *jinja = rules->tokenizer ? tokenizer_chat_template(rules->tokenizer) : NULL;
     if (!jinja) {
         rules->template_status = STATUS_CONFIG;
         rules->template_message =
@@ -206,12 +217,15 @@ static enum status tokenize_into(const struct arguments *arguments,
 }
 
 static enum status tokenize(const struct arguments *arguments, const struct tokenizer *tokenizer) {
-    struct document_rules rules = {.tokenizer = tokenizer, .literal = arguments->literal};
+    struct document_rules rules = {.tokenizer = tokenizer,
+                                   .vocabulary =
+                                       tokenizer ? tokenizer_size(tokenizer) : arguments->ids,
+                                   .literal = arguments->literal};
     struct corpus corpus;
     struct token_writer *writer;
-    struct token_file_info info = {.tokenizer_hash = tokenizer_hash(tokenizer),
-                                   .vocabulary = tokenizer_size(tokenizer)};
-    snprintf(info.tokenizer, sizeof info.tokenizer, "%s", arguments->tokenizer);
+    struct token_file_info info = {.tokenizer_hash = tokenizer ? tokenizer_hash(tokenizer) : 0,
+                                   .vocabulary = rules.vocabulary};
+    snprintf(info.tokenizer, sizeof info.tokenizer, "%s", tokenizer ? arguments->tokenizer : "");
     TRY(choose_template(&rules, arguments->template));
     TRY(corpus_open(&corpus, arguments->inputs, arguments->input_count, arguments->format));
     TRY(token_writer_create(&writer, arguments->out, &info));
@@ -222,7 +236,7 @@ static enum status tokenize(const struct arguments *arguments, const struct toke
 
 int cmd_data_tokenize(int argc, char **argv) {
     struct arguments arguments = {0};
-    struct tokenizer *tokenizer;
+    struct tokenizer *tokenizer = NULL;
     if (argc == 2 && strcmp(argv[1], "--help") == 0) {
         fputs(usage, stdout);
         return 0;
@@ -231,7 +245,8 @@ int cmd_data_tokenize(int argc, char **argv) {
         fputs(usage, stderr);
         return 2;
     }
-    enum status status = tokenizer_open(&tokenizer, arguments.tokenizer);
+    enum status status =
+        arguments.tokenizer ? tokenizer_open(&tokenizer, arguments.tokenizer) : STATUS_OK;
     if (status == STATUS_OK) {
         status = tokenize(&arguments, tokenizer);
         tokenizer_close(tokenizer);

@@ -157,7 +157,7 @@ static enum status build_messages(struct document *document, const struct docume
 
 static enum status build_tokens(struct document *document, const struct document_rules *rules,
                                 const json_t *tokens, const json_t *labels) {
-    int32_t size = tokenizer_size(rules->tokenizer);
+    int32_t size = rules->vocabulary;
     if (!json_is_array(tokens)) return status_fail(STATUS_FORMAT, "\"tokens\" must be a list");
     size_t index, count = json_array_size(tokens);
     if (labels && (!json_is_array(labels) || json_array_size(labels) != count))
@@ -181,6 +181,10 @@ static enum status build_tokens(struct document *document, const struct document
     return STATUS_OK;
 }
 
+static enum status no_tokenizer(void) {
+    return status_fail(STATUS_CONFIG, "is text, which needs --tokenizer");
+}
+
 static enum status build_json(struct document *document, const struct document_rules *rules,
                               const json_t *json) {
     const json_t *text = json_object_get(json, "text"), *tokens = json_object_get(json, "tokens");
@@ -191,8 +195,9 @@ static enum status build_json(struct document *document, const struct document_r
     if (!text + !tokens + !messages + !(prompt || completion) != 3)
         return status_fail(STATUS_FORMAT, "must have one of \"text\", \"prompt\" with "
                                           "\"completion\", \"messages\" or \"tokens\"");
-    if (messages) return build_messages(document, rules, messages);
     if (tokens) return build_tokens(document, rules, tokens, json_object_get(json, "labels"));
+    if (!rules->tokenizer) return no_tokenizer();
+    if (messages) return build_messages(document, rules, messages);
     if (!text) return build_completion(document, rules, prompt, completion);
     if (!json_is_string(text)) return status_fail(STATUS_FORMAT, "\"text\" must be a string");
     return build_text(document, rules, json_string_value(text), json_string_length(text));
@@ -201,6 +206,7 @@ static enum status build_json(struct document *document, const struct document_r
 static enum status build_record(struct document *document, const struct document_rules *rules,
                                 const struct record *record) {
     document->tokens.count = 0;
+    if (!record->json && !rules->tokenizer) return no_tokenizer();
     if (!record->json) return build_text(document, rules, record->text, record->bytes);
     json_error_t error;
     json_t *json = json_loadb(record->text, record->bytes,

@@ -21,7 +21,8 @@
 
 /* How records are read; immutable, may be used by many threads. */
 struct document_rules {
-    const struct tokenizer *tokenizer; /* borrowed */
+    const struct tokenizer *tokenizer; /* borrowed; NULL where all records are tokens already */
+    int32_t vocabulary;                /* ids of {"tokens"} are below it */
     struct chat_template template;     /* for messages */
     enum status template_status;       /* why there is none; */
     const char *template_message;      /* told when messages come along; borrowed */

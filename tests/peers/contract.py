@@ -2,6 +2,7 @@
 scripts rely on, in one place."""
 
 import json
+import shutil
 
 from safetensors.numpy import load_file
 
@@ -45,35 +46,38 @@ class Training:
 
     def __init__(self, name, model, sequences, *, steps=20, clip=0.0, lora=None):
         self.directory = scratch(name, "run")
+        shutil.rmtree(self.directory, ignore_errors=True)
         tokens = scratch(name, "train.h5")
         jsonl = write_tokens(scratch(name, "train.jsonl"), sequences)
-        strata("data", "tokenize", jsonl, "--model", model, "--out", tokens)
+        vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+        strata("data", "tokenize", jsonl, "--vocabulary", vocabulary, "--out", tokens)
         config = {
-            "model": {"path": str(model), "dtype": "f32"},
+            "model": {"path": str(model), "dtype": "fp32"},
             "data": {
-                "train": str(tokens),
+                "train": [str(tokens)],
+                "sequence_length": max(map(len, sequences)),
+                "packing": "off",
                 "shuffle": False,
-                "context": max(map(len, sequences)),
             },
             "train": {
                 "out": str(self.directory),
+                "mode": "lora" if lora else "full",
                 "global_batch": len(sequences),
                 "steps": steps,
-                "clip": clip,  # 0: none
-                "resume": False,
-                "seed": 1,
-            },
-            "optimizer": {
                 "lr": 1e-3,
+                "schedule": "constant",
+                "warmup": 0,
                 "beta1": 0.9,
                 "beta2": 0.95,
                 "eps": 1e-8,
                 "weight_decay": 0.1,
+                "clip": clip,  # 0: none
+                "resume": "never",
+                "seed": 1,
             },
-            "schedule": {"kind": "constant", "warmup": 0},
         }
         if lora:
-            config["lora"] = {"enabled": True, **lora}
+            config["lora"] = lora
         path = scratch(name, "train.yaml")
         path.write_text(json.dumps(config, indent=2) + "\n")  # JSON is YAML
         strata("train", path)
@@ -95,7 +99,7 @@ def lora_from(adapter):
 
 
 def lora_new(rank, alpha, targets, rslora):
-    return {"r": rank, "alpha": alpha, "dropout": 0.0, "rslora": rslora, "targets": targets}
+    return {"rank": rank, "alpha": alpha, "dropout": 0.0, "rslora": rslora, "targets": targets}
 
 
 def convert(model, output, *, kind="f32", adapter=None):
