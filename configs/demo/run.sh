@@ -31,7 +31,7 @@ say "4. Base and adapter behind one server"
 server=$!
 trap 'kill $server 2>/dev/null || true' EXIT
 for _ in $(seq 100); do
-    port=$(sed -n 's/.*event=ready.*port=\([0-9]*\).*/\1/p' "$work/serve.log")
+    port=$(sed -n 's|^listening on http://.*:\([0-9]*\)$|\1|p' "$work/serve.log")
     [ -n "$port" ] && curl -sf "http://127.0.0.1:$port/health" > /dev/null && break
     kill -0 $server 2> /dev/null || { cat "$work/serve.log"; exit 1; }
     sleep 0.1
