@@ -273,6 +273,36 @@ static void test_wrong_arguments(void **state) {
 }
 
 /* Many records over several files, so that batches and threads matter: order is kept. */
+/* Token lines need no tokenizer, only the number of ids. */
+static void test_lines_without_tokenizer(void **state) {
+    const struct place *place = *state;
+    static const struct {
+        const char *text, *vocabulary;
+        int exit;
+    } cases[] = {{"{\"tokens\": [0, 8, 3]}\n{\"tokens\": [5, 1]}\n", "9", 0},
+                 {"{\"tokens\": [0, 9]}\n", "9", 1},
+                 {"{\"text\": \"a\"}\n", "9", 1},
+                 {"{\"tokens\": [0, 1]}\n", "0", 2},
+                 {"{\"tokens\": [0, 1]}\n", "9x", 2}};
+    for (size_t i = sizeof cases / sizeof *cases; i-- > 0;) {
+        char path[256];
+        snprintf(path, sizeof path, "%s/tokens.jsonl", place->folder);
+        FILE *out = fopen(path, "wb");
+        fputs(cases[i].text, out);
+        fclose(out);
+        char *arguments[] = {"tokenize", "--vocabulary",     (char *)cases[i].vocabulary,
+                             "--out",    (char *)place->out, path,
+                             NULL};
+        assert_int_equal(cmd_data_tokenize(6, arguments), cases[i].exit);
+    }
+    struct token_file *file;
+    assert_ok(token_file_open(&file, place->out));
+    assert_int_equal(token_file_info(file)->tokens, 5);
+    assert_int_equal(token_file_info(file)->vocabulary, 9);
+    assert_int_equal(token_file_info(file)->tokenizer_hash, 0);
+    token_file_close(file);
+}
+
 static void test_order_is_kept(void **state) {
     const struct place *place = *state;
     enum { LINES = 6000 };
@@ -346,13 +376,10 @@ static void test_llama2_conversation_of_others(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        PLACED(test_text_files),
-        PLACED(test_json_lines),
-        PLACED(test_other_templates),
-        PLACED(test_broken_lines_are_named),
-        PLACED(test_wrong_arguments),
-        PLACED(test_order_is_kept),
-        PLACED(test_llama2_conversation_of_others),
+        PLACED(test_text_files),      PLACED(test_json_lines),
+        PLACED(test_other_templates), PLACED(test_broken_lines_are_named),
+        PLACED(test_wrong_arguments), PLACED(test_lines_without_tokenizer),
+        PLACED(test_order_is_kept),   PLACED(test_llama2_conversation_of_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

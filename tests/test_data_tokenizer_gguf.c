@@ -46,9 +46,9 @@ static void check_text(const struct tokenizer *before, const struct tokenizer *a
     struct token_list a = {0}, b = {0};
     assert_ok(tokenizer_encode(before, text, strlen(text), flags, &a));
     assert_ok(tokenizer_encode(after, text, strlen(text), flags, &b));
-    bool same = a.count == b.count && memcmp(a.ids, b.ids, a.count * sizeof *a.ids) == 0;
-    if (a.count > 0 && !same) fail_msg("%s: '%s' encodes otherwise", name, text);
-    assert_int_equal(a.count, b.count);
+    bool same =
+        a.count == b.count && (a.count == 0 || memcmp(a.ids, b.ids, a.count * sizeof *a.ids) == 0);
+    if (!same) fail_msg("%s: '%s' encodes otherwise", name, text);
     token_list_free(&a);
     token_list_free(&b);
 }
