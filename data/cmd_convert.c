@@ -5,7 +5,6 @@
 #include "core/export.h"
 #include "core/options.h"
 #include "data/tokenizer.h"
-#include <dirent.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -142,22 +141,19 @@ static enum status write_model(struct convert *convert) {
     return export_model(&request);
 }
 
-/* Bytes of a file, or of the files of a directory whose names end in `ending`. */
-static int64_t bytes_at(const char *path, const char *ending) {
-    struct stat info;
-    int64_t total = 0;
-    if (stat(path, &info) != 0) return 0;
-    if (!S_ISDIR(info.st_mode)) return info.st_size;
-    DIR *directory = opendir(path);
-    for (const struct dirent *entry; directory && (entry = readdir(directory));) {
-        char name[4096];
-        const char *dot = strrchr(entry->d_name, '.');
-        if (!dot || strcmp(dot, ending) != 0) continue;
-        snprintf(name, sizeof name, "%s/%s", path, entry->d_name);
-        if (stat(name, &info) == 0) total += info.st_size;
-    }
-    if (directory) closedir(directory);
+/* Bytes of the weights as they are stored. */
+static long long source_bytes(const struct model_file *file) {
+    long long total = 0;
+    for (int i = 0; i < file->tensor_count; i++) total += (long long)file->tensors[i].bytes;
     return total;
+}
+
+static long long target_bytes(const struct convert *convert) {
+    char path[4096];
+    struct stat info;
+    bool gguf = convert->format == EXPORT_GGUF;
+    snprintf(path, sizeof path, "%s%s", convert->target, gguf ? "" : "/model.safetensors");
+    return stat(path, &info) == 0 ? (long long)info.st_size : 0;
 }
 
 static double seconds_now(void) {
@@ -176,10 +172,9 @@ static enum status run(struct convert *convert) {
            "adapter=%s seconds=%.2f\n",
            convert->target, convert->format == EXPORT_GGUF ? "gguf" : "safetensors",
            dtype_info(convert->dtype)->name,
-           (long long)model_config_parameters(&convert->model.config),
-           (long long)bytes_at(convert->target, ".safetensors"),
-           (long long)bytes_at(convert->source, ".safetensors"), convert->tokenizer,
-           convert->adapter ? "merged" : "none", seconds_now() - start);
+           (long long)model_config_parameters(&convert->model.config), target_bytes(convert),
+           source_bytes(&convert->file), convert->tokenizer, convert->adapter ? "merged" : "none",
+           seconds_now() - start);
     return STATUS_OK;
 }
 
