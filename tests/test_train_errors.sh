@@ -71,6 +71,14 @@ else
     echo "SKIPPED: wrong tokenizer (STRATA_TEST_DATA is not set)"
 fi
 
+# A dry run counts bytes from configurations alone, and leaves nothing behind.
+if ! "$strata" train "$folder/run.yaml" --dry-run "train.out=$folder/dry" >"$folder/plan" ||
+    ! awk '$1 == "total" { total = $2 } NR > 1 && $1 != "total" { sum += $2 }
+           END { exit !(total > 1e5 && total == sum) }' "$folder/plan" || [ -e "$folder/dry" ]; then
+    cat "$folder/plan"
+    fail "dry run"
+fi
+
 # A run that goes on must be the run it was.
 ranks_quietly() {
     (ranks "$@") >"$folder/log" 2>&1 || { cat "$folder/log"; fail "$*"; }
