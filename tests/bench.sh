@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Every benchmark on this machine, each beside its peer or a ceiling measured in the same run.
+#   tests/bench.sh BUILD_FOLDER
+# PyTorch's side runs where `make peers` has set up .venv. Nothing else should run meanwhile.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=${1:-build}
+say() { printf '\n== %s\n' "$*"; }
+say "machine"
+lscpu | sed -n 's/^Model name: */cpu: /p; s/^CPU(s): */cpus: /p'
+uptime
+say "matrix products against the FMA peak (and OpenBLAS, oneDNN)"
+"$build"/bench_matmul
+say "other ops against copy bandwidth"
+"$build"/bench_ops
+say "training step, 160 M shape: fp32, bf16, LoRA"
+"$build"/bench_train
+"$build"/bench_train --bf16
+"$build"/bench_train --lora
+if [ -x .venv/bin/python ]; then
+    say "the same by PyTorch"
+    .venv/bin/python tests/peers/bench_torch_train.py
+else
+    echo "PyTorch's side is left out: no .venv (make peers makes it)"
+fi
+say "decoding, 1 B shape, bf16 weights: one sequence, 32 sequences"
+"$build"/bench_decode 1
+"$build"/bench_decode 32

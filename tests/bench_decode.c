@@ -1,0 +1,150 @@
+/* Decoding speed of a 1 B Llama shape with random bf16 weights, against the read bandwidth measured
+ * in the same run.
+ *
+ *     bench_decode [BATCH [THREADS [CONTEXT]]]        1, all cores, 128 tokens of context
+ *
+ * A step is one token of each of BATCH sequences over paged keys and values, logits included. One
+ * JSON line: tok/s and bytes of weights touched a second (median of steps), the read bandwidth and
+ * FMA peak of the same run, and the ratios to them. fp32 activations: decoding is bound by the
+ * weights. */
+#define _GNU_SOURCE
+#include "core/workspace.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum { STEPS = 12, PAGE = 64, READ_MIB = 1024, READ_RUNS = 5 };
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void check(enum status status) {
+    if (status == STATUS_OK) return;
+    fprintf(stderr, "bench_decode: %s\n", status_message());
+    exit(1);
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Bytes/s of summing a buffer that no cache holds. */
+static double read_bandwidth(int threads) {
+    size_t count = (size_t)READ_MIB << 17;
+    uint64_t *data = aligned_alloc(64, count * sizeof *data), total = 0;
+    if (!data) check(status_fail(STATUS_MEMORY, "no memory for the bandwidth's buffer"));
+    memset(data, 1, count * sizeof *data);
+    double best = 0.0;
+    for (int run = 0; run < READ_RUNS; run++) {
+        double start = now();
+#pragma omp parallel for simd num_threads(threads) reduction(+ : total)
+        for (size_t i = 0; i < count; i++) total += data[i];
+        double rate = (double)(count * sizeof *data) / (now() - start);
+        if (rate > best) best = rate;
+    }
+    volatile uint64_t sink = total; /* keeps the sums alive */
+    (void)sink;
+    free(data);
+    return best;
+}
+
+struct step {
+    struct model model;
+    struct workspace ws;
+    struct batch batch;
+    struct kv_pages_view pages;
+    int32_t *ids, *positions, *start, *past, *table, *rows;
+    float *logits;
+};
+
+static void make_batch(struct step *s, int32_t sequences, int32_t context) {
+    const struct model_config *c = &s->model.config;
+    size_t n = (size_t)sequences;
+    int32_t pages = context / PAGE + 1;
+    s->ids = calloc(n, sizeof *s->ids);
+    s->positions = calloc(n, sizeof *s->positions);
+    s->start = calloc(n + 1, sizeof *s->start);
+    s->past = calloc(n, sizeof *s->past);
+    s->rows = calloc(n, sizeof *s->rows);
+    s->table = calloc(n * (size_t)pages, sizeof *s->table);
+    s->logits = calloc(n * (size_t)c->vocab, sizeof *s->logits);
+    size_t layer = n * (size_t)pages * PAGE * (size_t)(c->kv_heads * c->head_dim) * sizeof(float);
+    s->pages = (struct kv_pages_view){.k = calloc((size_t)c->layers, layer),
+                                      .v = calloc((size_t)c->layers, layer),
+                                      .layer_bytes = layer,
+                                      .dtype = DTYPE_F32,
+                                      .page_table = s->table,
+                                      .page_size = PAGE,
+                                      .max_pages = pages};
+    if (!s->pages.k || !s->pages.v || !s->logits)
+        check(status_fail(STATUS_MEMORY, "no memory for keys and values"));
+    for (int32_t i = 0; i < sequences; i++) {
+        s->ids[i] = 17 * i + 5;
+        s->positions[i] = s->past[i] = context;
+        s->start[i + 1] = i + 1;
+        s->rows[i] = i;
+        for (int32_t p = 0; p < pages; p++) s->table[i * pages + p] = i * pages + p;
+    }
+    s->batch = (struct batch){.tokens = sequences,
+                              .ids = s->ids,
+                              .positions = s->positions,
+                              .segments = {sequences, s->start, s->past},
+                              .kv = &s->pages};
+}
+
+static double median_step(struct step *s) {
+    double seconds[STEPS];
+    for (int i = 0; i < STEPS; i++) {
+        double start = now();
+        stage_forward(&s->ws.exec, &s->model, &s->batch, &s->ws.acts);
+        head_logits(&s->ws.exec, &s->model, s->logits, s->ws.acts.hidden, s->rows, s->batch.tokens);
+        check(stream_check(&s->ws.stream));
+        seconds[i] = now() - start;
+    }
+    qsort(seconds, STEPS, sizeof *seconds, by_value);
+    return seconds[STEPS / 2];
+}
+
+int main(int argc, char **argv) {
+    int sequences = argc > 1 ? atoi(argv[1]) : 1, context = argc > 3 ? atoi(argv[3]) : 128;
+    struct stream probe;
+    stream_open_cpu(&probe, argc > 2 ? atoi(argv[2]) : 0);
+    struct model_config config = {.family = FAMILY_LLAMA,
+                                  .vocab = 32000,
+                                  .hidden = 2048,
+                                  .ffn = 5632,
+                                  .layers = 22,
+                                  .heads = 32,
+                                  .kv_heads = 4,
+                                  .head_dim = 64,
+                                  .norm_eps = 1e-5f,
+                                  .max_context = 2048,
+                                  .rope = {.theta = 10000.0, .factor = 1.0}};
+    struct step step = {0};
+    const struct kernels *kernels;
+    check(kernels_cpu(&kernels, "auto", DTYPE_F32));
+    check(model_create(&step.model, &config, LAYOUT_PANEL_BF16));
+    model_init_random(&step.model, 1, 0.02f);
+    const struct workspace_plan plan = {
+        .tokens = sequences, .logit_rows = sequences, .keep = ACTS_NONE};
+    check(workspace_open(&step.ws, &step.model, kernels, probe.threads, NULL, &plan));
+    make_batch(&step, sequences, context);
+    double read = read_bandwidth(probe.threads), peak = kernels->peak_fma(probe.threads);
+    double seconds = median_step(&step);
+    double weights =
+        2.0 * (double)(model_config_parameters(&config) - config.vocab * config.hidden);
+    printf("{\"bench\": \"decode\", \"parameters\": %lld, \"batch\": %d, \"threads\": %d, "
+           "\"context\": %d, \"tok_per_s\": %.2f, \"weight_gb_per_s\": %.2f, "
+           "\"read_gb_per_s\": %.2f, \"read_ratio\": %.3f, \"gflops\": %.1f, "
+           "\"fma_gflops\": %.1f, \"fma_ratio\": %.3f}\n",
+           (long long)model_config_parameters(&config), sequences, probe.threads, context,
+           sequences / seconds, weights / seconds * 1e-9, read * 1e-9, weights / seconds / read,
+           weights * sequences / seconds * 1e-9, peak * 1e-9, weights * sequences / seconds / peak);
+    return 0;
+}
