@@ -108,14 +108,17 @@ static bool is_there(const char *directory, const char *name) {
     return access(path, R_OK) == 0;
 }
 
-static enum status put_tokenizer(struct convert *convert) {
+static bool has_tokenizer(const char *directory) {
     static const char *const names[] = {"tokenizer.json", "tokenizer.model", "vocab.json"};
-    const char *directory = convert->file.directory;
-    bool any = false;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        any = any || is_there(directory, names[i]);
-    convert->tokenizer = any ? "written" : "none";
-    if (!any) return STATUS_OK;
+        if (is_there(directory, names[i])) return true;
+    return false;
+}
+
+static enum status put_tokenizer(struct convert *convert) {
+    const char *directory = convert->file.directory;
+    convert->tokenizer = has_tokenizer(directory) ? "written" : "none";
+    if (!has_tokenizer(directory)) return STATUS_OK;
     struct tokenizer *tokenizer;
     TRY(tokenizer_open(&tokenizer, directory));
     enum status status =
@@ -133,7 +136,9 @@ static enum status write_model(struct convert *convert) {
                                      .companions = from_gguf ? NULL : convert->file.directory,
                                      .metadata = &convert->metadata};
     if (convert->format == EXPORT_SAFETENSORS)
-        convert->tokenizer = from_gguf ? "left in SRC" : "copied";
+        convert->tokenizer = from_gguf                                ? "left in SRC"
+                             : has_tokenizer(convert->file.directory) ? "copied"
+                                                                      : "none";
     else if (from_gguf)
         keep_pairs(convert);
     else
