@@ -12,7 +12,7 @@ all: build
 PACKAGES = build-essential cmake ninja-build pkg-config openmpi-bin libopenmpi-dev libhdf5-dev \
   hdf5-tools libmicrohttpd-dev libjansson-dev libpcre2-dev libutf8proc-dev libyaml-dev libxxhash-dev \
   libcurl4-openssl-dev libcmocka-dev libopenblas-dev libdnnl-dev clang clang-format \
-  libclang-rt-14-dev curl jq python3
+  libclang-rt-14-dev curl jq python3 python3-venv
 deps:
 	@missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $(PACKAGES) 2>/dev/null | \
 	  awk '/install ok installed/ {have[$$1] = 1} END {split("$(PACKAGES)", want, " "); \
