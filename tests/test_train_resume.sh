@@ -82,6 +82,7 @@ for kind in "${kinds[@]}"; do
             wait $pid 2>/dev/null && break
         done
         losses "$out" >"$folder/got"
+        cmp -s "$whole/checkpoints/best.txt" "$out/checkpoints/best.txt" || fail "best: $kind"
         if cmp -s "$folder/want" "$folder/got"; then
             echo "equal  killed $kills times ($torn in a checkpoint), $attempts starts: $n ranks $arguments"
         else
@@ -89,6 +90,14 @@ for kind in "${kinds[@]}"; do
             fail "killed $kills times: $kind"
         fi
     done
+
+    # Killed after a checkpoint and before its mark as the best: the mark is made up for.
+    cp -r "$whole" "$folder/unmarked"
+    mv "$folder/unmarked/checkpoints/best.txt" "$folder/best"
+    # shellcheck disable=SC2086
+    (run "$n" "$folder/unmarked" $arguments) 2>"$folder/log" || fail "unmarked: $kind"
+    [ -s "$folder/unmarked/checkpoints/best.txt" ] || fail "no mark was made: $kind"
+    rm -rf "$folder/unmarked"
 
     # SIGTERM: a checkpoint, exit code 75, and on from there. mpirun forwards SIGUSR1.
     out=$folder/stopped

@@ -4,6 +4,7 @@
 #include "core/log.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -132,6 +133,20 @@ static enum status check_state(const struct trainer *t, const struct checkpoint_
     return status;
 }
 
+/* A run may have ended between a checkpoint and its mark as the best one: then the newest knows of
+ * a lower loss than the marked one, and is the best itself. */
+static enum status repair_mark(struct trainer *t, const char *path) {
+    struct comm *world = &t->parallel->world;
+    struct checkpoint_state marked = {.best_loss = INFINITY};
+    int64_t best = checkpoint_best(path);
+    if (best >= 0 && checkpoint_load(world, path, best, &marked, NULL, 0) != STATUS_OK)
+        return STATUS_OK; /* the mark is of one that is damaged: nothing to compare with */
+    free(marked.config);
+    if (!(t->best_loss < marked.best_loss)) return STATUS_OK;
+    return parallel_agree(world,
+                          world->rank == 0 ? checkpoint_mark_best(path, t->step) : STATUS_OK);
+}
+
 static enum status read_newest(struct trainer *t, const char *path) {
     struct slabs slabs;
     struct checkpoint_state state = {0};
@@ -147,6 +162,7 @@ static enum status read_newest(struct trainer *t, const char *path) {
         optimizer_refresh(&t->optimizer, &t->ws.stream);
         log_line(LOG_INFO, "event=resume step=%lld tokens=%lld", (long long)t->step,
                  (long long)t->tokens);
+        status = repair_mark(t, path);
     }
     free(state.config);
     slabs_free(&slabs);
