@@ -38,6 +38,7 @@ demo: build
 
 test: build
 	ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure
+	@tests/skipped.sh $(BUILD)
 
 # Trials by the dozen; hours of nothing else should need this more than once.
 soak: build

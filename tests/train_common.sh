@@ -4,7 +4,7 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMPI_MCA_btl_vader_single_copy_mechanism=none
 export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
 export ASAN_OPTIONS=${ASAN_OPTIONS:-fast_unwind_on_malloc=0}
-export LSAN_OPTIONS=suppressions=$PWD/tests/lsan_mpi.supp:print_suppressions=0
+export LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp:print_suppressions=0
 folder=$(mktemp -d "${TMPDIR:-/tmp}/strata-train-XXXXXX")
 trap 'rm -rf "$folder"' EXIT
 failures=0
