@@ -40,7 +40,7 @@ struct field {
 };
 
 #define AT(member) offsetof(struct api_request, member)
-/* A rank of 2^31 tokens or sequences is beyond any context: larger figures are cut there. */
+/* Beyond any context: larger counts of tokens are cut there. */
 static const double huge = 2147483647.0;
 
 static const struct field fields[] = {
