@@ -137,6 +137,8 @@ int main(int argc, char **argv) {
     make_batch(&step, sequences, context);
     double read = read_bandwidth(probe.threads), peak = kernels->peak_fma(probe.threads);
     double seconds = median_step(&step);
+    double again = kernels->peak_fma(probe.threads); /* a burst may have met a busy core */
+    if (again > peak) peak = again;
     double weights =
         2.0 * (double)(model_config_parameters(&config) - config.vocab * config.hidden);
     printf("{\"bench\": \"decode\", \"parameters\": %lld, \"batch\": %d, \"threads\": %d, "
