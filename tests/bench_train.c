@@ -8,6 +8,7 @@
  *   gflops      6 N' (LoRA 4 N') + 12 L H D s/2 a token, N' without the embedding look-up
  *   fma_ratio   that over the FMA peak measured in the same run
  *   matmul_ratio the products' own FLOPs over their own seconds and the peak
+ *   cpu_share   CPU time over wall time and threads: below 1 the machine was busy with other things
  *   seconds     of the median step by kind of op, from timing functions around the op table
  * Its peer is tests/peers/bench_torch_train.py (the same shapes; its LoRA is on q, k, v, o too). */
 #define _GNU_SOURCE
@@ -24,6 +25,12 @@
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double cpu_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -352,7 +359,7 @@ static double run_step(struct bench *b, int64_t step) {
 /* --- the report ------------------------------------------------------------------------------- */
 
 struct sample {
-    double seconds, loss, matmul_flops, kinds[KINDS];
+    double seconds, cpu, loss, matmul_flops, kinds[KINDS];
 };
 
 static int by_seconds(const void *a, const void *b) {
@@ -377,10 +384,11 @@ static void report(const struct bench *b, struct sample *samples, double peak) {
     for (int k = MATMUL_FORWARD; k <= MATMUL_WEIGHT; k++) products += median->kinds[k];
     printf("{\"variant\":\"%s%s\",\"tokens_per_s\":%.1f,\"median_s\":%.4f,\"fastest_s\":%.4f,"
            "\"slowest_s\":%.4f,\"gflops\":%.1f,\"peak_gflops\":%.1f,\"fma_ratio\":%.3f,"
-           "\"matmul_ratio\":%.3f,\"seconds\":{",
+           "\"matmul_ratio\":%.3f,\"cpu_share\":%.2f,\"seconds\":{",
            o->lora ? "lora" : "full", o->bf16 ? "_bf16" : "", rate, median->seconds,
            samples[0].seconds, samples[o->steps - 1].seconds, flops * 1e-9, peak * 1e-9,
-           flops / peak, median->matmul_flops / products / peak);
+           flops / peak, median->matmul_flops / products / peak,
+           median->cpu / median->seconds / b->ws.stream.threads);
     for (int k = 0; k < KINDS; k++) {
         printf("\"%s\":%.4f,", kind_names[k], median->kinds[k]);
         named += median->kinds[k];
@@ -408,9 +416,10 @@ int main(int argc, char **argv) {
         fill_batch(&b, &random);
         memset(profile.seconds, 0, sizeof profile.seconds);
         profile.matmul_flops = 0.0;
-        double start = now();
+        double start = now(), cpu = cpu_seconds();
         sample.loss = run_step(&b, step);
         sample.seconds = now() - start;
+        sample.cpu = cpu_seconds() - cpu;
         sample.matmul_flops = profile.matmul_flops;
         memcpy(sample.kinds, profile.seconds, sizeof sample.kinds);
         if (step >= b.o.warmup) samples[step - b.o.warmup] = sample;
