@@ -13,7 +13,7 @@ fail() {
 
 "$2" "$work/model" || fail "the tiny model could not be written"
 "$strata" serve "$work/model" --port 0 --threads 1 --alias tiny --context 4096 \
-    --max-batch 4 >"$work/out.log" 2>"$work/server.err" &
+    --max-batch 4 --grace 100 >"$work/out.log" 2>"$work/server.err" &
 server=$!
 for _ in $(seq 300); do
     url=$(sed -n 's/^listening on //p' "$work/out.log")
