@@ -60,11 +60,11 @@ format-check:
 # The tests under sanitizers. OpenMP's runtime is not instrumented, so threads are checked at one
 # OpenMP thread a process: what TSan then sees are the server's own threads.
 asan: deps
-	@$(MAKE) --no-print-directory BUILD=build-asan CMAKE_FLAGS=-DSTRATA_SANITIZE=address build-asan/build.ninja
+	cmake --preset asan > /dev/null
 	cmake --build build-asan -j $(JOBS)
 	ctest --test-dir build-asan -j $(JOBS) --output-on-failure
 tsan: deps
-	@$(MAKE) --no-print-directory BUILD=build-tsan CMAKE_FLAGS=-DSTRATA_SANITIZE=thread build-tsan/build.ninja
+	cmake --preset tsan > /dev/null
 	cmake --build build-tsan -j $(JOBS)
 	ctest --test-dir build-tsan -R '^(serve|core_log)' --output-on-failure
 

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 seconds=${1:-60}
-cmake -S . -B build-fuzz -G Ninja -DCMAKE_C_COMPILER=clang -DSTRATA_FUZZ=ON > /dev/null
+cmake --preset fuzz > /dev/null
 targets=$(sed -n 's/^strata_fuzz(\([a-z_]*\) .*/\1/p' tests/fuzz/CMakeLists.txt)
 cmake --build build-fuzz --target make_model_seeds $(printf 'fuzz_%s ' $targets) > build-fuzz/build.log ||
     { tail -40 build-fuzz/build.log; exit 1; }
