@@ -26,3 +26,16 @@ fi
 say "decoding, 1 B shape, bf16 weights: one sequence, 32 sequences"
 "$build"/bench_decode 1
 "$build"/bench_decode 32
+say "32 concurrent requests of 16 in / 64 out through the server, the same shape"
+model=$build/bench_model
+[ -f "$model/model.safetensors" ] || "$build"/write_random_model "$model" models/base
+"$build"/strata serve "$model" --port 0 --max-batch 32 --context 256 > "$build/bench_serve.log" 2>&1 &
+server=$!
+trap 'kill $server 2>/dev/null || true' EXIT
+url=
+while [ -z "$url" ] || ! curl -sf "$url/health" > /dev/null; do
+    kill -0 $server || { cat "$build/bench_serve.log"; exit 1; }
+    sleep 0.5
+    url=$(sed -n 's/^listening on //p' "$build/bench_serve.log")
+done
+python3 tests/bench_serve.py --url "$url" --concurrency 32 --prompt 16 --output 64 --repeat 3
