@@ -192,6 +192,7 @@ bool tokenizer_byte_tokens(const struct tokenizer *tokenizer, int32_t ids[256]) 
 static enum status merge_id(struct tokenizer *tokenizer, struct byte_buffer *word,
                             const char *literal, size_t bytes, int32_t *id) {
     bool memory = true;
+    if (bytes == 0) return status_fail(STATUS_FORMAT, "a merge has an empty side");
     if (!tokenizer->bpe.bytes) {
         *id = string_map_get(&tokenizer->bpe.words, literal, bytes);
         if (!buffer_append(word, literal, bytes))

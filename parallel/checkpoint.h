@@ -69,7 +69,8 @@ enum status checkpoint_load(struct comm *world, const char *directory, int64_t s
                             int slab_count);
 
 /* Loads the newest checkpoint that is intact: one that fails its hashes is logged and passed over.
- * *step = -1 when there is none, and nothing is changed. */
+ * *step = -1 when there is none, and nothing is changed. STATUS_FORMAT when there are some and all
+ * are damaged. */
 enum status checkpoint_resume(struct comm *world, const char *directory, int64_t *step,
                               struct checkpoint_state *state, const struct checkpoint_slab *slabs,
                               int slab_count);

@@ -206,6 +206,9 @@ enum status checkpoint_resume(struct comm *world, const char *directory, int64_t
                               int slab_count) {
     for (int64_t below = INT64_MAX;; below = *step) {
         TRY(checkpoint_latest(world, directory, below, step));
+        /* what was skipped may have been read in part: starting anew is not for us to decide */
+        if (*step < 0 && below != INT64_MAX)
+            return status_fail(STATUS_FORMAT, "%s: none of the checkpoints is intact", directory);
         if (*step < 0) return STATUS_OK;
         enum status status = checkpoint_load(world, directory, *step, state, slabs, slab_count);
         if (status != STATUS_FORMAT && status != STATUS_IO) return status;

@@ -166,8 +166,9 @@ static enum status warm_up(struct engine *engine) {
     int32_t *padding = calloc((size_t)count, sizeof *padding);
     struct generation_options *options = generation_options_create();
     struct generation *generation = NULL;
-    enum status status = STATUS_MEMORY;
-    if (padding && options) {
+    enum status status =
+        padding && options ? STATUS_OK : status_fail(STATUS_MEMORY, "no memory to warm up");
+    if (status == STATUS_OK) {
         options->max_tokens = 1;
         options->ignore_eos = true;
         status = generation_create(&generation, options, padding, (int32_t)count, ADAPTER_NONE, 0,

@@ -19,10 +19,12 @@ static void add_span(struct engine *engine, int adapter, int32_t first, int32_t 
     struct batch *batch = &engine->batch;
     if (adapter == ADAPTER_NONE) return;
     const struct adapter *served = engine->options.adapters[adapter];
-    struct adapter_span *last = &engine->step.spans[batch->span_count - 1];
-    if (batch->span_count > 0 && last->adapter == served) {
-        last->count += count;
-        return;
+    if (batch->span_count > 0) {
+        struct adapter_span *last = &engine->step.spans[batch->span_count - 1];
+        if (last->adapter == served && last->first + last->count == first) {
+            last->count += count;
+            return;
+        }
     }
     engine->step.spans[batch->span_count++] = (struct adapter_span){first, count, served};
 }

@@ -57,7 +57,7 @@ static enum status load_adapters(struct serving *serving, const struct serving_o
         char *name = strndup(options->adapters[i], (size_t)(equals - options->adapters[i]));
         enum status status =
             name ? adapter_load(&serving->adapters[i], name, &serving->model, equals + 1)
-                 : STATUS_MEMORY;
+                 : status_fail(STATUS_MEMORY, "no memory for an adapter's name");
         free(name);
         TRY(status);
         serving->adapter_count = i + 1;

@@ -58,12 +58,11 @@ static void directory_of(const struct trainer *t, char path[4096]) {
 }
 
 /* The options that decide what a step computes, for people; resume checks what must agree. */
-static char *describe(const struct trainer *t) {
+static enum status describe(const struct trainer *t, char **yaml) {
     struct run_options copy = *t->options;
     struct config_table tables[RUN_TABLES];
     run_options_tables(&copy, tables);
-    char *yaml = NULL;
-    return config_dump(tables, RUN_TABLES, &yaml) == STATUS_OK ? yaml : NULL;
+    return config_dump(tables, RUN_TABLES, yaml);
 }
 
 enum status trainer_checkpoint(struct trainer *t, bool best) {
@@ -71,7 +70,8 @@ enum status trainer_checkpoint(struct trainer *t, bool best) {
     struct slabs slabs;
     directory_of(t, path);
     const struct comm *world = &t->parallel->world;
-    char *config = describe(t);
+    char *config = NULL;
+    TRY(parallel_agree(&t->parallel->world, describe(t, &config)));
     const struct checkpoint_state state = {.step = t->step,
                                            .cursor = t->step * t->options->train.global_batch,
                                            .tokens = t->tokens,
@@ -79,7 +79,7 @@ enum status trainer_checkpoint(struct trainer *t, bool best) {
                                            .tokenizer_hash =
                                                t->tokenizer ? tokenizer_hash(t->tokenizer) : 0,
                                            .best_loss = t->best_loss,
-                                           .config = config ? config : (char *)""};
+                                           .config = config};
     enum status status =
         parallel_agree(&t->parallel->world, slabs_create(t, world->rank == 0, &slabs));
     if (status == STATUS_OK)
@@ -138,10 +138,17 @@ static enum status check_state(const struct trainer *t, const struct checkpoint_
 static enum status repair_mark(struct trainer *t, const char *path) {
     struct comm *world = &t->parallel->world;
     struct checkpoint_state marked = {.best_loss = INFINITY};
-    int64_t best = checkpoint_best(path);
-    if (best >= 0 && checkpoint_load(world, path, best, &marked, NULL, 0) != STATUS_OK)
-        return STATUS_OK; /* the mark is of one that is damaged: nothing to compare with */
-    free(marked.config);
+    /* one rank reads the mark, or a slow one could see what a fast one is about to write */
+    int64_t best = world->rank == 0 ? checkpoint_best(path) : -1;
+    comm_broadcast(world, &t->ws.stream, &best, 1, DTYPE_I64, 0);
+    TRY(stream_check(&t->ws.stream));
+    if (best >= 0) {
+        enum status status = checkpoint_load(world, path, best, &marked, NULL, 0);
+        free(marked.config);
+        if (status == STATUS_FORMAT || status == STATUS_IO)
+            return STATUS_OK; /* the marked one is damaged: nothing to compare with */
+        TRY(status);
+    }
     if (!(t->best_loss < marked.best_loss)) return STATUS_OK;
     return parallel_agree(world,
                           world->rank == 0 ? checkpoint_mark_best(path, t->step) : STATUS_OK);

@@ -114,14 +114,15 @@ static enum status train(struct trainer *t, struct metrics *metrics) {
     return STATUS_OK;
 }
 
-/* Where the tokenizer's files lie that go with an exported model. */
+/* Where the tokenizer's files lie that go with an exported model; "" when nothing names one. */
 static void tokenizer_folder(const struct run_options *o, char folder[4096]) {
     const char *path = *o->model.tokenizer ? o->model.tokenizer : o->model.path;
     struct stat found;
     snprintf(folder, 4096, "%s", path);
-    if (stat(folder, &found) == 0 && S_ISDIR(found.st_mode)) return;
+    if (!*path || (stat(folder, &found) == 0 && S_ISDIR(found.st_mode))) return;
     char *slash = strrchr(folder, '/');
-    snprintf(slash ? slash : folder, 2, slash ? "" : ".");
+    if (!slash) snprintf(folder, 4096, ".");
+    if (slash) slash[slash == folder] = '\0'; /* a file of the root keeps its slash */
 }
 
 /* The result in a form that others read: a PEFT adapter, or a safetensors model. */

@@ -97,6 +97,15 @@ static enum status agree_on_numbers(struct trainer *t, const struct step_report 
     return parallel_agree(&t->parallel->world, status);
 }
 
+/* Ranks decide by these figures, and must decide alike; that a sum over ranks has the same last bit
+ * on all of them is a habit of MPI libraries, not a promise. */
+static void take_first_ranks_figures(struct trainer *t, struct step_report *report) {
+    double figures[2] = {report->loss, report->gradient_norm};
+    comm_broadcast(&t->parallel->world, &t->ws.stream, figures, 2, DTYPE_F64, 0);
+    report->loss = figures[0];
+    report->gradient_norm = figures[1];
+}
+
 static float clip_scale(const struct trainer *t, double norm) {
     double clip = t->options->train.clip;
     return clip > 0.0 && norm > clip ? (float)(clip / norm) : 1.0f;
@@ -114,6 +123,7 @@ enum status trainer_step(struct trainer *t, struct step_report *report) {
     report->loss = mine;
     comm_all_reduce(&t->parallel->world, &t->ws.stream, &report->loss, 1, DTYPE_F64, COMM_SUM);
     report->gradient_norm = optimizer_gradient_norm(&t->optimizer, &t->ws.exec);
+    take_first_ranks_figures(t, report);
     TRY(agree_on_numbers(t, report, mine));
 
     report->lr = schedule_rate(o, report->step, t->steps);

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "train/trainer.h"
 
+#include "core/log.h"
 #include "train/checkpoints.h"
 
 #include <math.h>
@@ -66,7 +67,10 @@ static enum status list_trained(struct trainer *t) {
 static enum status open_tokenizer(struct trainer *t) {
     const struct model_options *o = &t->options->model;
     if (*o->tokenizer) return tokenizer_open(&t->tokenizer, o->tokenizer);
-    if (*o->path && tokenizer_open(&t->tokenizer, o->path) != STATUS_OK) t->tokenizer = NULL;
+    if (*o->path && tokenizer_open(&t->tokenizer, o->path) != STATUS_OK) {
+        t->tokenizer = NULL;
+        log_line(LOG_WARN, "event=no_tokenizer_check reason=\"%s\"", status_message());
+    }
     return STATUS_OK;
 }
 
