@@ -14,14 +14,14 @@ fail() {
     failures=$((failures + 1))
 }
 
-# ranks N COMMAND...: N = 1 runs it plainly.
+# ranks N COMMAND...: N = 1 runs it plainly. Where $limit is set, that many seconds at most; the
+# clock is outside of mpirun, which would wait for what a clock inside leaves behind.
 ranks() {
-    local n=$1
+    local n=$1 job=()
     shift
-    if [ "$n" -eq 1 ]; then
-        exec "$@"
-    fi
-    exec mpirun -n "$n" --oversubscribe --bind-to none "$@"
+    [ -n "${limit:-}" ] && job=(timeout -k 5 "$limit")
+    [ "$n" -gt 1 ] && job+=(mpirun -n "$n" --oversubscribe --bind-to none)
+    exec "${job[@]}" "$@"
 }
 
 # losses RUN: step, loss and gradient norm of every line, as text.
