@@ -39,6 +39,10 @@ int main(int argc, char **argv) {
         print_usage(argc < 2 ? stderr : stdout);
         return argc < 2 ? 2 : 0;
     }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("strata %s\n", STRATA_VERSION);
+        return 0;
+    }
     for (const struct command *command = commands; command->name; command++)
         if (strcmp(argv[1], command->name) == 0) return command->run(argc - 1, argv + 1);
     fprintf(stderr, "strata: unknown command '%s'\n", argv[1]);

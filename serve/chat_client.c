@@ -99,7 +99,7 @@ static int progress(void *context, curl_off_t total, curl_off_t now, curl_off_t 
 }
 
 static char *make_body(const struct chat_settings *settings, const json_t *messages) {
-    json_t *body = json_pack("{s:s, s:O, s:b}", "model", settings->model, "messages",
+    json_t *body = json_pack("{s:s*, s:O, s:b}", "model", settings->model, "messages",
                              (json_t *)messages, "stream", 1);
     if (settings->temperature >= 0.0)
         json_object_set_new(body, "temperature", json_real(settings->temperature));

@@ -8,7 +8,7 @@
 
 struct chat_settings {
     const char *url;    /* http://host:port; borrowed */
-    const char *model;  /* borrowed */
+    const char *model;  /* borrowed; NULL: the server's base model */
     double temperature; /* negative: the server's default */
     int64_t max_tokens; /* 0: the server's default */
 };

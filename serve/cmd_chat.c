@@ -95,10 +95,19 @@ static enum status take_turn(struct chat_client *client, json_t *messages, const
     return status;
 }
 
+/* Whom to talk to: the last adapter given, else the name asked for, else the server's base. */
+static const char *model_to_ask(const struct serving_options *options, char name[256]) {
+    if (options->adapter_count == 0) return *options->alias ? options->alias : NULL;
+    const char *adapter = options->adapters[options->adapter_count - 1];
+    snprintf(name, 256, "%.*s", (int)strcspn(adapter, "="), adapter);
+    return name;
+}
+
 static int converse(const struct serving_options *options, const char *url) {
+    char name[256];
     const struct chat_settings settings = {
         .url = url,
-        .model = *options->alias ? options->alias : "default",
+        .model = model_to_ask(options, name),
         .temperature = options->temperature,
         .max_tokens = options->max_tokens,
     };

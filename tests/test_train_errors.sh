@@ -55,6 +55,10 @@ refused "sequence above context" 1 'sequence_length 512 is above the model.s con
     data.sequence_length=512
 refused "no model" 2 'tests/fixtures/none' model.path=tests/fixtures/none
 refused "LoRA of nothing" 1 "lora.targets: 'qqq' is not one of" train.mode=lora lora.targets=qqq
+mkdir -p "$folder/taken"
+exec 9>"$folder/taken/lock" && flock 9 # as a run does that trains there
+refused "a run's folder in use" 2 'another process is training in' "train.out=$folder/taken"
+exec 9>&-
 touch "$folder/file"
 refused "train.out below a file" 2 "train.out: $folder/file" "train.out=$folder/file/run"
 if [ "$(id -u)" -ne 0 ]; then

@@ -9,11 +9,14 @@
 #include "train/trainer.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* EX_TEMPFAIL: stopped by a signal after a checkpoint; the same command goes on from there. */
 enum { EXIT_STOPPED = 75 };
@@ -45,6 +48,20 @@ static enum status make_directory(const char *path) {
     if (mkdir(part, 0777) != 0 && errno != EEXIST)
         return status_fail(STATUS_IO, "train.out: %s: %s", part, strerror(errno));
     return STATUS_OK;
+}
+
+/* Two runs in one directory would overwrite each other's checkpoints. The lock lasts as long as the
+ * process; its descriptor is left to the system to close. */
+static enum status lock_run(const char *out) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/lock", out);
+    int descriptor = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0666);
+    if (descriptor < 0) return status_fail(STATUS_IO, "%s: %s", path, strerror(errno));
+    if (flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        close(descriptor);
+        return status_fail(STATUS_CONFIG, "train.out: another process is training in %s", out);
+    }
+    return STATUS_OK; /* a file system without locks is no reason not to train */
 }
 
 /* RUN/config.yaml says what this run is, all defaults spelled out. */
@@ -151,7 +168,10 @@ static enum status run(const struct run_options *options, const struct config_ta
                        struct parallel *parallel) {
     TRY(run_options_check(options));
     enum status status = STATUS_OK;
-    if (parallel->world.rank == 0) status = make_directory(options->train.out);
+    if (parallel->world.rank == 0) {
+        status = make_directory(options->train.out);
+        if (status == STATUS_OK) status = lock_run(options->train.out);
+    }
     TRY(parallel_agree(&parallel->world, status));
     struct trainer trainer;
     struct metrics metrics = {0};
