@@ -167,8 +167,18 @@ static double seconds_now(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+/* Writing over what is being read, or over a directory of one's own source, would lose it. */
+static enum status refuse_own_source(const struct convert *convert) {
+    struct stat source, target;
+    if (stat(convert->source, &source) != 0 || stat(convert->target, &target) != 0)
+        return STATUS_OK;
+    if (source.st_dev != target.st_dev || source.st_ino != target.st_ino) return STATUS_OK;
+    return status_fail(STATUS_CONFIG, "%s is both source and destination", convert->target);
+}
+
 static enum status run(struct convert *convert) {
     double start = seconds_now();
+    TRY(refuse_own_source(convert));
     TRY(parse_type(convert));
     TRY(parse_dtype(convert));
     TRY(load(convert));

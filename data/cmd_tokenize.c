@@ -68,8 +68,10 @@ static enum status print_text(const struct tokenizer *tokenizer, const struct op
     return STATUS_OK;
 }
 
-static enum status push(struct token_list *ids, long long id) {
-    if (id < 0 || id > INT32_MAX) return status_fail(STATUS_FORMAT, "%lld is no token id", id);
+static enum status push(const struct tokenizer *tokenizer, struct token_list *ids, long long id) {
+    if (id < 0 || id >= tokenizer_size(tokenizer))
+        return status_fail(STATUS_FORMAT, "%lld is no token id: they are below %d", id,
+                           tokenizer_size(tokenizer));
     if (ids->count == ids->capacity) {
         size_t capacity = ids->capacity ? ids->capacity * 2 : 256;
         int32_t *grown = realloc(ids->ids, capacity * sizeof *grown);
@@ -99,7 +101,7 @@ static enum status line_ids(const struct tokenizer *tokenizer, const struct opti
     if (!json_is_array(list)) return status_fail(STATUS_FORMAT, "no \"ids\"");
     json_array_foreach(list, index, id) {
         if (!json_is_integer(id)) return status_fail(STATUS_FORMAT, "ids[%zu] is no id", index);
-        TRY(push(ids, json_integer_value(id)));
+        TRY(push(tokenizer, ids, json_integer_value(id)));
     }
     return print_text(tokenizer, options, ids);
 }
@@ -149,14 +151,17 @@ static enum status read_input(char **text, size_t *bytes) {
     return status_fail(STATUS_IO, "standard input: %s", strerror(errno));
 }
 
-/* Ids separated by anything that is no digit. */
-static enum status parse_ids(const char *text, struct token_list *ids) {
-    for (const char *at = text + strcspn(text, "-0123456789"); *at;
-         at += strcspn(at, "-0123456789")) {
+/* Ids between blanks, commas and brackets. */
+static enum status parse_ids(const struct tokenizer *tokenizer, const char *text,
+                             struct token_list *ids) {
+    static const char between[] = " \t\r\n,[]";
+    for (const char *at = text + strspn(text, between); *at; at += strspn(at, between)) {
         char *end;
         long long id = strtoll(at, &end, 10);
-        if (end == at) return status_fail(STATUS_FORMAT, "a '-' that is no id");
-        TRY(push(ids, id));
+        if (end == at)
+            return status_fail(STATUS_FORMAT, "'%.*s' is no token id", (int)strcspn(at, between),
+                               at);
+        TRY(push(tokenizer, ids, id));
         at = end;
     }
     return STATUS_OK;
@@ -167,8 +172,8 @@ static enum status run_whole(const struct tokenizer *tokenizer, const struct opt
     size_t bytes;
     struct token_list ids = {0};
     TRY(read_input(&text, &bytes));
-    enum status status =
-        options->decode ? parse_ids(text, &ids) : encode(tokenizer, options, text, bytes, &ids);
+    enum status status = options->decode ? parse_ids(tokenizer, text, &ids)
+                                         : encode(tokenizer, options, text, bytes, &ids);
     free(text);
     if (status == STATUS_OK && options->decode) {
         status = print_text(tokenizer, options, &ids);

@@ -40,6 +40,11 @@ static enum status load_weights(struct serving *serving, const struct serving_op
     TRY(model_file_open(&serving->file, options->model, false));
     TRY(model_load(&serving->model, &serving->file, layout, options->context,
                    (int)options->threads));
+    if (options->context > serving->model.config.max_context)
+        log_line(LOG_WARN,
+                 "event=context asked=%lld model=%lld text=\"beyond what the model was "
+                 "made for\"",
+                 (long long)options->context, (long long)serving->model.config.max_context);
     bool bf16 = model_head(&serving->model)->w.layout == LAYOUT_PANEL_BF16;
     return kernels_cpu(&serving->kernels, options->isa, bf16 ? DTYPE_BF16 : DTYPE_F32);
 }
