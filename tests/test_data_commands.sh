@@ -9,7 +9,7 @@ refused() {
     shift 2
     said=$("$@" 2>&1 >/dev/null)
     if [ $? -ne "$code" ] || [ "$(printf '%s\n' "$said" | wc -l)" -ne 1 ] ||
-        ! printf '%s' "$said" | grep -q "$pattern"; then
+        ! printf '%s' "$said" | grep -q -- "$pattern"; then
         echo "FAILED: $*: $said"
         failures=$((failures + 1))
     fi
