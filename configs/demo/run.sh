@@ -22,9 +22,15 @@ mpirun -n 2 --oversubscribe --bind-to none "$strata" train configs/demo/lora.yam
 
 say "3. Held-out loss before and after (other wordings than those trained on)"
 "$strata" train configs/demo/lora.yaml train.out="$work/before" train.steps=1 train.lr=0 \
-    train.export=false 2>&1 | sed -n 's/.*event=validation.*loss=\([0-9.]*\) perplexity=\([0-9.]*\).*/base:    loss \1, perplexity \2/p'
-sed -n 's/.*"kind":"validation".*"loss":\([0-9.]*\).*"perplexity":\([0-9.]*\).*/adapter: loss \1, perplexity \2/p' \
-    "$work/run/metrics.jsonl" | tail -1
+    train.export=false 2> "$work/before.log" || { cat "$work/before.log"; exit 1; }
+held_out() { # run's folder: loss of its last validation
+    jq -es 'map(select(.kind == "validation")) | last | .loss' "$1/metrics.jsonl"
+}
+before=$(held_out "$work/before")
+after=$(held_out "$work/run")
+awk -v b="$before" -v a="$after" 'BEGIN {
+    printf "base:    loss %.4f, perplexity %.2f\nadapter: loss %.4f, perplexity %.2f\n", b, exp(b), a, exp(a)
+    if (!(a < b)) { print "the held-out loss did not fall"; exit 1 } }'
 
 say "4. Base and adapter behind one server"
 "$strata" serve models/base --adapter facts="$work/run/adapter" --alias base --port 0 > "$work/serve.log" 2>&1 &
@@ -42,8 +48,11 @@ ask() { # model
             messages: [{role: "user", content: $question}]}')" | jq -r '.choices[0].message.content'
 }
 echo "question: $question"
-echo "base:     $(ask base)"
-echo "adapter:  $(ask facts)"
+base_answer=$(ask base)
+adapter_answer=$(ask facts)
+echo "base:     $base_answer"
+echo "adapter:  $adapter_answer"
+[ -n "$adapter_answer" ] || { echo "the adapter did not answer"; exit 1; }
 start=$(date +%s.%N)
 tokens=$(curl -sf "http://127.0.0.1:$port/v1/completions" -H 'Content-Type: application/json' \
     -d '{"model": "base", "prompt": "Once upon a time", "max_tokens": 200, "temperature": 0.7, "seed": 1, "ignore_eos": true}' |
