@@ -13,13 +13,14 @@ static void copy_row(act_t *out, const struct weight *w, int64_t row) {
             v16_store_act_part(out + i, v16_load_part(from + i, w->cols - i), w->cols - i);
         return;
     }
-    int64_t first = row / PANEL_ROWS * w->cols * PANEL_ROWS + row % PANEL_ROWS;
+    int64_t first = weight_index(w->layout, w->cols, row, 0);
     if (w->layout == LAYOUT_PANEL_F32) {
         const float *from = (const float *)w->data + first;
         for (int64_t i = 0; i < w->cols; i++) out[i] = act_store(from[i * PANEL_ROWS]);
     } else {
         const uint16_t *from = (const uint16_t *)w->data + first;
-        for (int64_t i = 0; i < w->cols; i++) out[i] = act_store(bf16_to_f32(from[i * PANEL_ROWS]));
+        for (int64_t i = 0; i < w->cols; i++)
+            out[i] = act_store(bf16_to_f32(from[i / 2 * 2 * PANEL_ROWS + i % 2]));
     }
 }
 
@@ -50,7 +51,7 @@ static void add_row(const struct weight *dw, int64_t row, const act_t *dy, int64
         }
         return;
     }
-    float *to = data + row / PANEL_ROWS * dw->cols * PANEL_ROWS + row % PANEL_ROWS;
+    float *to = data + weight_index(dw->layout, dw->cols, row, 0);
     for (int64_t i = first; i < end; i++) to[i * PANEL_ROWS] += act_load(dy[i]);
 }
 

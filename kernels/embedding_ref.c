@@ -3,12 +3,6 @@
 
 #include <assert.h>
 
-/* Where element (row, column) lies (kernels/pack.h). */
-static int64_t element_of(const struct weight *w, int64_t row, int64_t column) {
-    if (w->layout == LAYOUT_ROWS_F32) return row * w->cols + column;
-    return (row / PANEL_ROWS * w->cols + column) * PANEL_ROWS + row % PANEL_ROWS;
-}
-
 void VARIANT(embedding_forward_ref)(struct stream *s, void *y, const int32_t *tokens,
                                     const struct weight *w, int64_t count) {
     for (int64_t t = 0; t < count; t++) {
@@ -19,7 +13,7 @@ void VARIANT(embedding_forward_ref)(struct stream *s, void *y, const int32_t *to
             return;
         }
         for (int64_t i = 0; i < w->cols; i++) {
-            int64_t at = element_of(w, tokens[t], i);
+            int64_t at = weight_index(w->layout, w->cols, tokens[t], i);
             float value = w->layout == LAYOUT_PANEL_BF16
                               ? bf16_to_f32(((const uint16_t *)w->data)[at])
                               : ((const float *)w->data)[at];
@@ -36,6 +30,6 @@ void VARIANT(embedding_backward_ref)(struct stream *s, const struct weight *dw,
     for (int64_t t = 0; t < count; t++) {
         const act_t *row = (const act_t *)dy + t * dw->cols;
         for (int64_t i = 0; i < dw->cols; i++)
-            data[element_of(dw, tokens[t], i)] += act_load(row[i]);
+            data[weight_index(dw->layout, dw->cols, tokens[t], i)] += act_load(row[i]);
     }
 }

@@ -3,25 +3,24 @@
  *
  *     C (rows, cols) = [C +] A (rows, depth) B (depth, cols) [+ bias (cols)]
  *
- * Every element of C is one chain of fused multiply-adds over depth = 0, 1, 2, ... in fp32,
- * starting from 0 (or from C), rounded to C's type once at the end; no blocking, thread count or
- * instruction set changes its bits.
+ * Every element of C is one chain of steps over depth = 0, 1, 2, ... in fp32, starting from 0 (or
+ * from C), rounded to C's type once at the end. A step is one fused multiply-add; where the variant
+ * has dot products of bf16 pairs and both operands are bf16, it is the instruction's two products
+ * of depths 2i and 2i + 1. No blocking, thread count or number of rows changes a chain.
  *
- * The blocks (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008,
- * with the roles turned so that a weight's panels are read as they lie):
+ * Two ways through memory, both cut into tiles of C that live in registers (gemm_micro):
  *
- *     for a chunk of rows x cols
- *       for a piece of depth, all of it if it fits: pack A in strips of GEMM_ROWS rows   (L2)
- *         for a group of panels of B
- *           for a block of depth: B's block, packed if it must be                        (L1)
- *             for a strip of A: gemm_micro, C's tile in registers
- *           after the last piece, round C to its place */
+ *   few rows     a weight read where it lies, each byte once: decoding       gemm_few_rows.c
+ *   many rows    B in blocks that stay in the L2 cache, A a strip at a time  gemm_blocked.c
+ *
+ * after Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008. */
 #ifndef STRATA_KERNELS_GEMM_H
 #define STRATA_KERNELS_GEMM_H
 
 #include "kernels/base/stream.h"
 #include "kernels/pack.h"
 #include "kernels/variant.h"
+#include <stdalign.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -31,22 +30,23 @@ enum {
 #else
     GEMM_ROWS = 6, /* 6 x 1 panel of two registers */
 #endif
-    GEMM_PANELS = 4,  /* most panels of a group (few rows walk more panels at once) */
-    GEMM_DEPTH = 192, /* depth of a block of B that stays in the L1 cache */
+    GEMM_PANELS = 4, /* most panels of a tile (few rows walk more panels at once) */
+    GEMM_LINE = 64,  /* bytes of a step of a packed panel: 16 floats, or 16 pairs of bf16 */
 };
 
 /* Where element (f, d) of an operand lies; f is a row of A or a column of B, d the depth. */
 enum operand_order {
-    OPERAND_DEPTH_INNER, /* f * stride + d / 16 * block + d % 16: rows, or panels across */
-    OPERAND_DEPTH_OUTER, /* d * stride + f */
-    OPERAND_PANELS,      /* f / 16 * stride + d * 16 + f % 16: a packed weight; B only */
+    OPERAND_ROWS,          /* f * stride + d */
+    OPERAND_COLUMNS,       /* d * stride + f */
+    OPERAND_PANELS,        /* B only: a weight whose row is f and whose column is d (pack.h) */
+    OPERAND_PANELS_ACROSS, /* B only: a weight whose row is d and whose column is f */
 };
 
 struct operand {
     const void *data;
     enum operand_order order;
-    bool bf16;             /* else fp32 */
-    int64_t stride, block; /* elements */
+    bool bf16;      /* else fp32 */
+    int64_t stride; /* elements; of panels, those of one panel */
 };
 
 struct gemm {
@@ -62,31 +62,104 @@ struct gemm {
 
 void VARIANT(gemm_run)(struct stream *s, const struct gemm *gemm);
 
-/* One tile of C: `rows` (up to GEMM_ROWS) x `panels` of 16, in registers over `depth`. */
+/* --- the parts, for the files gemm*.c ---------------------------------------------------------- */
+
+/* A product with its steps: of one depth each, or of two where bf16 pairs are multiplied. */
+struct product {
+    struct gemm g;
+    bool pairs;
+    int64_t steps;
+};
+
+/* A thread's part of C. */
+struct part {
+    int64_t row, rows, panel, panels;
+};
+
+/* A thread's buffers, on its stack: 1.2 MB. What a block of work touches stays in an L2 cache of
+ * 1 MB. */
+enum {
+    FLOATS_B = 176 * 1024,
+    FLOATS_C = 112 * 1024,
+    STRIP_STEPS = 768, /* most steps of a block of B and of a strip of A */
+    SPILL = 16,        /* packing A writes whole vectors; keeps a strip's rows apart in the cache */
+};
+struct scratch {
+    alignas(64) float b[FLOATS_B]; /* a block of B; with few rows, all of A */
+    alignas(64) float a[(STRIP_STEPS + SPILL) * GEMM_ROWS];
+    alignas(64) float c[FLOATS_C]; /* sums that wait for the next block of depth */
+};
+
+void VARIANT(gemm_few_rows)(const struct product *product, const struct part *part,
+                            struct scratch *scratch);
+void VARIANT(gemm_blocked)(const struct product *product, const struct part *part,
+                           struct scratch *scratch);
+
+enum tile_kind {
+    TILE_F32,   /* a, b fp32; a step is a depth */
+    TILE_WIDE,  /* a fp32, b pairs of bf16 that are widened; a step of b is two depths */
+    TILE_PAIRS, /* a, b pairs of bf16, in the bytes of a float each; a step is a pair */
+};
+
+/* One tile of C: `rows` (up to GEMM_ROWS) x `panels` of 16, in registers. */
 struct gemm_tile {
-    const float *a;   /* [depth][rows] */
-    const void *b;    /* panel p, depth d at p * b_panel + d * 16; fp32, or bf16 */
-    float *c;         /* panel p, row r at p * c_panel + r * 16 */
-    const char *next; /* or NULL; fetched meanwhile: p * next_panel + d * next_step, in bytes */
-    int64_t depth, b_panel, c_panel, next_panel, next_step;
+    enum tile_kind kind;
     int rows, panels;
-    bool bf16; /* then next is not NULL */
-    bool load; /* start from c, else from 0 */
+    const float *a;  /* row r, entry i at r * a_row + i; or, a_row = 0, at i * rows + r */
+    int64_t a_row;
+    const char *b;   /* panel p, step i at p * b_panel + i * GEMM_LINE, in bytes */
+    float *c;        /* panel p, row r at p * c_panel + r * c_row */
+    bool load;       /* start from c, else from 0 */
+    int64_t depth;   /* entries of a: depths, or pairs */
+    int64_t b_panel; /* bytes */
+    int64_t c_panel, c_row;
+    const char *next; /* fetched meanwhile: p * next_panel + step * next_step, in bytes */
+    int64_t next_panel, next_step;
 };
 
 /* The most panels that a tile of `rows` rows can have: 1, 2 or 4. */
 int VARIANT(gemm_tile_panels)(int rows);
 void VARIANT(gemm_micro)(const struct gemm_tile *tile);
 
-/* Strips of `strip` rows (the last may have fewer) of A's rows [row, row + rows), depths
- * [first, first + depth), as fp32: strip i at i * strip * depth, [depth][rows of the strip].
- * Writes up to 15 floats beyond. `first` is a multiple of 16. */
-void VARIANT(gemm_pack_a)(float *to, const struct operand *a, int64_t row, int64_t rows, int strip,
-                          int64_t first, int64_t depth);
+/* A tile's place in C and in the walk over depth. */
+struct tile_place {
+    int64_t row, panel;
+    bool first, last; /* block of depth */
+    float *sums;      /* [panel][sum_rows][16] that wait between blocks; NULL: in C itself */
+    int64_t sum_rows;
+};
 
-/* Panels [panel, panel + panels) of B, depths [first, first + depth), depth <= GEMM_DEPTH, as fp32
- * [panel][GEMM_DEPTH][16]; columns at or beyond `cols` are zero. `first` is a multiple of 16. */
-void VARIANT(gemm_pack_b)(float *to, const struct operand *b, int64_t cols, int64_t panel,
-                          int64_t panels, int64_t first, int64_t depth);
+/* Runs a tile whose kind, rows, panels, a, b, depth and next are set, and leaves it in C, or in
+ * sums until the last block. */
+void VARIANT(gemm_place)(const struct gemm *g, struct gemm_tile *tile,
+                         const struct tile_place *place);
+
+/* Must sums wait outside C between blocks of depth? Only fp32 holds them exactly. */
+static inline bool sums_wait(const struct gemm *g, bool one_block) {
+    return g->c_bf16 && !one_block;
+}
+
+/* Rows [row, row + rows), steps [first, first + steps) of A in fp32 or pairs; a pair beyond the
+ * depth is half zero. A by rows: row r, step i to r * pitch + i. A by columns, rows <= GEMM_ROWS:
+ * to i * rows + r. Writes up to 15 floats beyond. `first` is a multiple of 16. */
+void VARIANT(gemm_pack_a)(float *to, const struct product *p, int64_t row, int64_t rows,
+                          int64_t pitch, int64_t first, int64_t steps);
+
+/* Panels [panel, panel + panels), steps [first, first + steps) of B, as [panel][steps][16] in fp32
+ * or pairs; columns beyond g.cols are zero. `first` is a multiple of 16. */
+void VARIANT(gemm_pack_b)(float *to, const struct product *p, int64_t panel, int64_t panels,
+                          int64_t first, int64_t steps);
+
+static inline int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+static inline int64_t divide_up(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+/* The size of `total` cut into equal pieces of at most `most`, a multiple of `unit`. */
+static inline int64_t even_piece(int64_t total, int64_t most, int64_t unit) {
+    int64_t pieces = divide_up(total, most);
+    return smaller(most, divide_up(divide_up(total, pieces), unit) * unit);
+}
 
 #endif

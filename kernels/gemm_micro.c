@@ -5,88 +5,118 @@
 
 #include <assert.h>
 
+/* Where the tile's rows of A are: rows side by side, one base; rows apart, one for each three of
+ * them, so that base + {0, 1, 2} * a_row are addresses of an instruction. */
+enum { BASES = (GEMM_ROWS + 2) / 3 };
+struct rows_of_a {
+    const float *base[BASES];
+    int64_t row;
+};
+
+static inline __attribute__((always_inline)) float entry(const struct rows_of_a *a,
+                                                         const bool apart, int r, int i,
+                                                         int rows) {
+    return apart ? a->base[r / 3][r % 3 * a->row + i] : a->base[0][i * rows + r];
+}
+
+/* sum += the products of entry i of A's rows with a line of each panel. */
+static inline __attribute__((always_inline)) void
+multiply(const int rows, const int panels, const bool apart, const bool pairs,
+         v16 sum[GEMM_ROWS][GEMM_PANELS], const struct rows_of_a *a, int i,
+         const v16 b[GEMM_PANELS]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) {
+        v16 value = v16_splat(entry(a, apart, r, i, rows));
+#pragma GCC unroll 4
+        for (int p = 0; p < panels; p++)
+            sum[r][p] = pairs ? v16_dot_pairs(sum[r][p], value, b[p])
+                              : v16_fma(value, b[p], sum[r][p]);
+    }
+}
+
 static inline __attribute__((always_inline)) void tile_body(const int rows, const int panels,
-                                                            const bool bf16, const bool ahead,
+                                                            const enum tile_kind kind,
+                                                            const bool apart,
                                                             const struct gemm_tile *tile) {
     v16 sum[GEMM_ROWS][GEMM_PANELS];
     float *c = tile->c;
-    const int64_t c_panel = tile->c_panel, b_panel = tile->b_panel;
+    const int64_t c_panel = tile->c_panel, c_row = tile->c_row, b_panel = tile->b_panel;
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
 #pragma GCC unroll 4
         for (int p = 0; p < panels; p++)
-            sum[r][p] = tile->load ? v16_load(c + p * c_panel + r * 16) : v16_zero();
+            sum[r][p] = tile->load ? v16_load(c + p * c_panel + r * c_row) : v16_zero();
     }
-    const float *a = tile->a, *wide = tile->b;
-    const uint16_t *half = tile->b;
-    const char *next = tile->next;
-    for (int64_t d = tile->depth; d > 0; d--) {
-        v16 b[GEMM_PANELS];
+    struct rows_of_a a = {.row = tile->a_row};
+#pragma GCC unroll 4
+    for (int i = 0; i < BASES; i++) a.base[i] = tile->a + 3 * i * tile->a_row;
+    const char *line = tile->b, *next = tile->next;
+    const int entries = kind == TILE_WIDE ? 2 : 1; /* of A, a step of B */
+    for (int64_t d = tile->depth; d > 0; d -= entries) {
+        v16 b[GEMM_PANELS], odd[GEMM_PANELS];
 #pragma GCC unroll 4
         for (int p = 0; p < panels; p++) {
-            b[p] = bf16 ? v16_load_bf16(half + p * b_panel) : v16_load(wide + p * b_panel);
-            if (ahead) _mm_prefetch(next + p * tile->next_panel, _MM_HINT_T0);
+            b[p] = v16_load((const float *)(const void *)(line + p * b_panel));
+            if (kind == TILE_WIDE) {
+                odd[p] = v16_odd_bf16(b[p]);
+                b[p] = v16_even_bf16(b[p]);
+            }
+            _mm_prefetch(next + p * tile->next_panel, _MM_HINT_T0);
         }
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; r++) {
-            v16 value = v16_splat(a[r]);
+        multiply(rows, panels, apart, kind == TILE_PAIRS, sum, &a, 0, b);
+        if (kind == TILE_WIDE && d > 1) multiply(rows, panels, apart, false, sum, &a, 1, odd);
 #pragma GCC unroll 4
-            for (int p = 0; p < panels; p++) sum[r][p] = v16_fma(value, b[p], sum[r][p]);
-        }
-        a += rows;
-        if (bf16)
-            half += 16;
-        else
-            wide += 16;
-        if (ahead) next += tile->next_step;
+        for (int i = 0; i < BASES; i++) a.base[i] += apart ? entries : entries * rows;
+        line += GEMM_LINE;
+        next += tile->next_step;
     }
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
 #pragma GCC unroll 4
-        for (int p = 0; p < panels; p++) v16_store(c + p * c_panel + r * 16, sum[r][p]);
+        for (int p = 0; p < panels; p++) v16_store(c + p * c_panel + r * c_row, sum[r][p]);
     }
 }
 
 static inline __attribute__((always_inline)) void
-tile_of(const int panels, const bool bf16, const bool ahead, const struct gemm_tile *tile) {
+tile_of(const int panels, const enum tile_kind kind, const bool apart, const struct gemm_tile *tile) {
     switch (tile->rows) {
     case 1:
-        tile_body(1, panels, bf16, ahead, tile);
+        tile_body(1, panels, kind, apart, tile);
         return;
     case 2:
-        tile_body(2, panels, bf16, ahead, tile);
+        tile_body(2, panels, kind, apart, tile);
         return;
     case 3:
-        tile_body(3, panels, bf16, ahead, tile);
+        tile_body(3, panels, kind, apart, tile);
         return;
     case 4:
-        tile_body(4, panels, bf16, ahead, tile);
+        tile_body(4, panels, kind, apart, tile);
         return;
     case 5:
-        tile_body(5, panels, bf16, ahead, tile);
+        tile_body(5, panels, kind, apart, tile);
         return;
 #if defined(__AVX512F__)
     case 6:
-        tile_body(6, panels, bf16, ahead, tile);
+        tile_body(6, panels, kind, apart, tile);
         return;
     case 7:
-        tile_body(7, panels, bf16, ahead, tile);
+        tile_body(7, panels, kind, apart, tile);
         return;
     case 8:
-        tile_body(8, panels, bf16, ahead, tile);
+        tile_body(8, panels, kind, apart, tile);
         return;
     case 9:
-        tile_body(9, panels, bf16, ahead, tile);
+        tile_body(9, panels, kind, apart, tile);
         return;
     case 10:
-        tile_body(10, panels, bf16, ahead, tile);
+        tile_body(10, panels, kind, apart, tile);
         return;
     case 11:
-        tile_body(11, panels, bf16, ahead, tile);
+        tile_body(11, panels, kind, apart, tile);
         return;
 #endif
     default:
-        tile_body(GEMM_ROWS, panels, bf16, ahead, tile);
+        tile_body(GEMM_ROWS, panels, kind, apart, tile);
         return;
     }
 }
@@ -100,25 +130,39 @@ int VARIANT(gemm_tile_panels)(int rows) {
 #endif
 }
 
-static inline __attribute__((always_inline)) void tile_kind(const bool bf16, const bool ahead,
-                                                            const struct gemm_tile *tile) {
+static inline __attribute__((always_inline)) void
+tile_kind(const enum tile_kind kind, const bool apart, const struct gemm_tile *tile) {
     if (tile->panels == 1)
-        tile_of(1, bf16, ahead, tile);
+        tile_of(1, kind, apart, tile);
     else if (tile->panels == 2)
-        tile_of(2, bf16, ahead, tile);
+        tile_of(2, kind, apart, tile);
     else if (tile->rows == 1)
-        tile_body(1, 4, bf16, ahead, tile);
+        tile_body(1, 4, kind, apart, tile);
     else
-        tile_body(2, 4, bf16, ahead, tile);
+        tile_body(2, 4, kind, apart, tile);
 }
 
 void VARIANT(gemm_micro)(const struct gemm_tile *tile) {
     assert(tile->rows >= 1 && tile->rows <= GEMM_ROWS);
     assert(tile->panels <= VARIANT(gemm_tile_panels)(tile->rows) && tile->panels != 3);
-    if (tile->bf16)
-        tile_kind(true, true, tile);
-    else if (tile->next)
-        tile_kind(false, true, tile);
-    else
-        tile_kind(false, false, tile);
+    bool apart = tile->a_row != 0;
+    switch (tile->kind) {
+#if defined(__AVX512BF16__)
+    case TILE_PAIRS:
+        if (apart)
+            tile_kind(TILE_PAIRS, true, tile);
+        else
+            tile_kind(TILE_PAIRS, false, tile);
+        return;
+#endif
+    case TILE_WIDE: /* activations against a weight in place: by rows */
+        assert(apart);
+        tile_kind(TILE_WIDE, true, tile);
+        return;
+    default:
+        if (apart)
+            tile_kind(TILE_F32, true, tile);
+        else
+            tile_kind(TILE_F32, false, tile);
+    }
 }

@@ -19,7 +19,7 @@
 #include "kernels/sample.h"
 
 struct kernels {
-    const char *name; /* "reference", "avx2", "avx512" */
+    const char *name; /* "reference", "avx2", "avx512", "avx512_bf16" */
     enum dtype act;   /* DTYPE_F32 or DTYPE_BF16 */
 
     matmul_forward_fn *matmul_forward;
@@ -49,8 +49,8 @@ struct kernels {
     peak_fma_fn *peak_fma;
 };
 
-/* The table called `name` ("reference", "avx2", "avx512"), or the best that this machine's cpuid
- * allows when name is NULL or "auto". STATUS_CONFIG when the name is unknown or the machine lacks
+/* The table called `name` ("reference", "avx2", "avx512", "avx512_bf16": the last is avx512 where
+ * activations are fp32), or the best of this machine when name is NULL or "auto". STATUS_CONFIG when the name is unknown or the machine lacks
  * the instructions. act is DTYPE_F32 or DTYPE_BF16. The table is constant and lives for ever. */
 enum status kernels_cpu(const struct kernels **kernels, const char *name, enum dtype act);
 

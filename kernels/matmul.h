@@ -5,7 +5,9 @@
  * ... in fp32 (starting from 0, or from y when accumulating; the bias is added last). The chain
  * depends on its own row and column alone, so one row (decode) and 512 (prefill) give the same
  * bits, for any number of threads. bf16 weights are widened exactly, so a bf16 panel gives the bits
- * of the fp32 panel with the same values.
+ * of the fp32 panel with the same values. One table departs from that chain, by its instructions:
+ * avx512_bf16 multiplies bf16 activations with bf16 weights by VDPBF16PS, a chain over the pairs
+ * (0, 1), (2, 3), ... whose two products are added as that instruction does; subnormals count as 0.
  *
  * Gradients may use any order that is the same from run to run for one shape and thread count.
  * act = the table's activation dtype (kernels/kernels.h). */

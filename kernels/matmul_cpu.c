@@ -7,35 +7,37 @@
 /* Activations (T, width) whose rows are A's or C's rows; the depth runs along a row. */
 static struct operand act_by_rows(const void *data, int64_t width) {
     return (struct operand){.data = data,
-                            .order = OPERAND_DEPTH_INNER,
+                            .order = OPERAND_ROWS,
                             .bf16 = STRATA_ACT_BF16,
-                            .stride = width,
-                            .block = 16};
+                            .stride = width};
 }
 
 /* Activations (T, width) with T as the depth. */
 static struct operand act_by_columns(const void *data, int64_t width) {
     return (struct operand){
-        .data = data, .order = OPERAND_DEPTH_OUTER, .bf16 = STRATA_ACT_BF16, .stride = width};
+        .data = data, .order = OPERAND_COLUMNS, .bf16 = STRATA_ACT_BF16, .stride = width};
+}
+
+/* A weight as B: in the forward its columns are the depth, in the input's gradient its rows. */
+static struct operand weight_as_b(const struct weight *w, bool forward) {
+    bool rows = w->layout == LAYOUT_ROWS_F32;
+    return (struct operand){
+        .data = w->data,
+        .bf16 = w->layout == LAYOUT_PANEL_BF16,
+        .order = forward ? rows ? OPERAND_ROWS : OPERAND_PANELS
+                 : rows  ? OPERAND_COLUMNS
+                         : OPERAND_PANELS_ACROSS,
+        .stride = rows ? w->cols : weight_panel(w->layout, w->cols)};
 }
 
 void VARIANT(matmul_forward_cpu)(struct stream *s, const struct matmul_forward_args *args) {
     const struct weight *w = args->w;
-    struct operand b = {.data = w->data, .bf16 = w->layout == LAYOUT_PANEL_BF16};
-    if (w->layout == LAYOUT_ROWS_F32) {
-        b.order = OPERAND_DEPTH_INNER;
-        b.stride = w->cols;
-        b.block = 16;
-    } else {
-        b.order = OPERAND_PANELS;
-        b.stride = w->cols * PANEL_ROWS;
-    }
     VARIANT(gemm_run)
     (s, &(struct gemm){.rows = args->tokens,
                        .cols = w->rows,
                        .depth = w->cols,
                        .a = act_by_rows(args->x, w->cols),
-                       .b = b,
+                       .b = weight_as_b(w, true),
                        .c = args->y,
                        .c_bf16 = STRATA_ACT_BF16 && !args->y_is_f32,
                        .accumulate = args->accumulate,
@@ -46,21 +48,12 @@ void VARIANT(matmul_forward_cpu)(struct stream *s, const struct matmul_forward_a
 void VARIANT(matmul_backward_input_cpu)(struct stream *s,
                                         const struct matmul_backward_input_args *args) {
     const struct weight *w = args->w;
-    struct operand b = {.data = w->data, .bf16 = w->layout == LAYOUT_PANEL_BF16};
-    if (w->layout == LAYOUT_ROWS_F32) {
-        b.order = OPERAND_DEPTH_OUTER;
-        b.stride = w->cols;
-    } else { /* a panel holds 16 depths of each column together */
-        b.order = OPERAND_DEPTH_INNER;
-        b.stride = PANEL_ROWS;
-        b.block = w->cols * PANEL_ROWS;
-    }
     VARIANT(gemm_run)
     (s, &(struct gemm){.rows = args->tokens,
                        .cols = w->cols,
                        .depth = w->rows,
                        .a = act_by_rows(args->dy, w->rows),
-                       .b = b,
+                       .b = weight_as_b(w, false),
                        .c = args->dx,
                        .c_bf16 = STRATA_ACT_BF16,
                        .accumulate = args->accumulate,

@@ -6,15 +6,9 @@
 
 /* W[n][k] whatever the layout. */
 static float weight_at(const struct weight *w, int64_t n, int64_t k) {
-    int64_t in_panel = ((n / PANEL_ROWS) * w->cols + k) * PANEL_ROWS + n % PANEL_ROWS;
-    switch (w->layout) {
-    case LAYOUT_PANEL_F32:
-        return ((const float *)w->data)[in_panel];
-    case LAYOUT_PANEL_BF16:
-        return bf16_to_f32(((const uint16_t *)w->data)[in_panel]);
-    default:
-        return ((const float *)w->data)[n * w->cols + k];
-    }
+    int64_t at = weight_index(w->layout, w->cols, n, k);
+    return w->layout == LAYOUT_PANEL_BF16 ? bf16_to_f32(((const uint16_t *)w->data)[at])
+                                          : ((const float *)w->data)[at];
 }
 
 void VARIANT(matmul_forward_ref)(struct stream *s, const struct matmul_forward_args *args) {
@@ -60,13 +54,12 @@ void VARIANT(matmul_backward_weight_ref)(struct stream *s,
                                          const struct matmul_backward_weight_args *args) {
     (void)s;
     int64_t rows = args->dw->rows, cols = args->dw->cols;
-    bool panels = args->dw->layout == LAYOUT_PANEL_F32;
+    enum layout layout = args->dw->layout;
     const act_t *dy = args->dy, *x = args->x;
     float *dw = args->dw->data;
     for (int64_t n = 0; n < rows; n++) {
         for (int64_t k = 0; k < cols; k++) {
-            int64_t in_panel = ((n / PANEL_ROWS) * cols + k) * PANEL_ROWS + n % PANEL_ROWS;
-            float *out = &dw[panels ? in_panel : n * cols + k];
+            float *out = &dw[weight_index(layout, cols, n, k)];
             for (int64_t t = 0; t < args->tokens; t++)
                 *out = fmaf(act_load(dy[t * rows + n]), act_load(x[t * cols + k]), *out);
         }

@@ -27,6 +27,7 @@ adamw_fn VARIANT(adamw_ref);
 sum_squares_fn VARIANT(sum_squares_ref);
 sample_fn VARIANT(sample_ref);
 peak_fma_fn VARIANT(peak_fma);
+peak_dots_gain_fn VARIANT(peak_dots_gain);
 
 rmsnorm_forward_fn VARIANT(rmsnorm_forward_cpu);
 rmsnorm_backward_fn VARIANT(rmsnorm_backward_cpu);

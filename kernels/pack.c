@@ -23,7 +23,7 @@ static int64_t smaller(int64_t a, int64_t b) {
 
 int64_t weight_elements(enum layout layout, int64_t rows, int64_t cols) {
     assert((unsigned)layout < LAYOUT_COUNT && rows >= 0 && cols >= 0);
-    return layout == LAYOUT_ROWS_F32 ? rows * cols : panels_of(rows) * PANEL_ROWS * cols;
+    return layout == LAYOUT_ROWS_F32 ? rows * cols : panels_of(rows) * weight_panel(layout, cols);
 }
 
 size_t weight_bytes(enum layout layout, int64_t rows, int64_t cols) {
@@ -54,19 +54,38 @@ static void tile_read(float tile[PANEL_ROWS][PANEL_ROWS], const float *src, int6
         for (int c = 0; c < cols; c++) tile[c][r] = src[r * stride + c];
 }
 
+/* Lines of `width` columns, [column][row], to the pairs of a bf16 panel; an odd last column's
+ * partner is zero. */
+static void round_pairs(uint16_t *to, const float *lines, int64_t width) {
+    static const float nothing[PANEL_ROWS];
+    for (int64_t c = 0; c < width; c += 2) {
+        const float *even = lines + c * PANEL_ROWS;
+        const float *odd = c + 1 < width ? even + PANEL_ROWS : nothing;
+        for (int r = 0; r < PANEL_ROWS; r++) {
+            to[c * PANEL_ROWS + 2 * r] = f32_to_bf16(even[r]);
+            to[c * PANEL_ROWS + 2 * r + 1] = f32_to_bf16(odd[r]);
+        }
+    }
+}
+
+/* The reverse. */
+static void widen_pairs(float *lines, const uint16_t *from, int64_t width) {
+    for (int64_t c = 0; c < width; c++)
+        for (int r = 0; r < PANEL_ROWS; r++)
+            lines[c * PANEL_ROWS + r] = bf16_to_f32(from[c / 2 * 2 * PANEL_ROWS + 2 * r + c % 2]);
+}
+
 static void panel_pack(const struct weight *weight, int64_t panel, const float *src, int64_t rows) {
     float tile[PANEL_ROWS][PANEL_ROWS];
     const float *flat = tile[0];
     for (int64_t c = 0; c < weight->cols; c += PANEL_ROWS) {
         int64_t width = smaller(PANEL_ROWS, weight->cols - c);
         tile_read(tile, src + c, weight->cols, rows, width);
-        int64_t at = (panel * weight->cols + c) * PANEL_ROWS;
-        if (weight->layout == LAYOUT_PANEL_BF16) {
-            uint16_t *to = (uint16_t *)weight->data + at;
-            for (int64_t i = 0; i < width * PANEL_ROWS; i++) to[i] = f32_to_bf16(flat[i]);
-        } else {
+        int64_t at = panel * weight_panel(weight->layout, weight->cols) + c * PANEL_ROWS;
+        if (weight->layout == LAYOUT_PANEL_BF16)
+            round_pairs((uint16_t *)weight->data + at, flat, width);
+        else
             memcpy((float *)weight->data + at, flat, (size_t)(width * PANEL_ROWS) * sizeof(float));
-        }
     }
 }
 
@@ -91,14 +110,12 @@ static void panel_unpack(float *out, const struct weight *weight, int64_t panel,
     float tile[PANEL_ROWS * PANEL_ROWS];
     for (int64_t c = 0; c < weight->cols; c += PANEL_ROWS) {
         int64_t width = smaller(PANEL_ROWS, weight->cols - c);
-        int64_t at = (panel * weight->cols + c) * PANEL_ROWS;
-        if (weight->layout == LAYOUT_PANEL_BF16) {
-            const uint16_t *from = (const uint16_t *)weight->data + at;
-            for (int64_t i = 0; i < width * PANEL_ROWS; i++) tile[i] = bf16_to_f32(from[i]);
-        } else {
+        int64_t at = panel * weight_panel(weight->layout, weight->cols) + c * PANEL_ROWS;
+        if (weight->layout == LAYOUT_PANEL_BF16)
+            widen_pairs(tile, (const uint16_t *)weight->data + at, width);
+        else
             memcpy(tile, (const float *)weight->data + at,
                    (size_t)(width * PANEL_ROWS) * sizeof(float));
-        }
         for (int64_t r = 0; r < rows; r++)
             for (int64_t j = 0; j < width; j++)
                 out[r * weight->cols + c + j] = tile[j * PANEL_ROWS + lane + r];
@@ -121,15 +138,26 @@ void weight_unpack(float *out, const struct weight *weight, int64_t first, int64
     }
 }
 
-void weight_round(struct stream *s, const struct weight *to, const float *from) {
-    int64_t count = weight_elements(to->layout, to->rows, to->cols);
-    if (to->layout == LAYOUT_PANEL_BF16) {
-        uint16_t *data = to->data;
+void weight_widen(struct stream *s, float *to, const struct weight *from) {
+    if (from->layout == LAYOUT_PANEL_BF16) {
+        int64_t master = weight_panel(LAYOUT_PANEL_F32, from->cols);
+        int64_t panel = weight_panel(LAYOUT_PANEL_BF16, from->cols);
 #pragma omp parallel for num_threads(s->threads) schedule(static)
-        for (int64_t i = 0; i < count; i++) data[i] = f32_to_bf16(from[i]);
+        for (int64_t p = 0; p < panels_of(from->rows); p++)
+            widen_pairs(to + p * master, (const uint16_t *)from->data + p * panel, from->cols);
         return;
     }
-    float *data = to->data;
+    memcpy(to, from->data, weight_bytes(from->layout, from->rows, from->cols));
+}
+
+void weight_round(struct stream *s, const struct weight *to, const float *from) {
+    if (to->layout == LAYOUT_PANEL_BF16) {
+        int64_t master = weight_panel(LAYOUT_PANEL_F32, to->cols);
+        int64_t panel = weight_panel(LAYOUT_PANEL_BF16, to->cols);
 #pragma omp parallel for num_threads(s->threads) schedule(static)
-    for (int64_t i = 0; i < count; i++) data[i] = from[i];
+        for (int64_t p = 0; p < panels_of(to->rows); p++)
+            round_pairs((uint16_t *)to->data + p * panel, from + p * master, to->cols);
+        return;
+    }
+    memcpy(to->data, from, weight_bytes(to->layout, to->rows, to->cols));
 }

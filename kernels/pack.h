@@ -5,9 +5,13 @@
  * side, so that one load feeds one vector instruction and a row's chain over the columns is
  * sequential:
  *
- *     panel p, column c:  W[16p][c] W[16p+1][c] ... W[16p+15][c]     at (p * cols + c) * 16
+ *     fp32  panel p, column c:           W[16p][c] W[16p+1][c] ... W[16p+15][c]
+ *     bf16  panel p, columns c and c+1:  W[16p][c] W[16p][c+1] W[16p+1][c] ... W[16p+15][c+1]
  *
- * Rows that pad the last panel are zero and stay zero (their gradient is zero). */
+ * Pairs of columns are what dot-product instructions take (AVX512_BF16's VDPBF16PS); where there
+ * are none, a shift and a mask widen a line of 32 to the two fp32 lines. weight_index says where an
+ * element lies. Rows that pad the last panel, and the column that pads an odd number of them in
+ * bf16, are zero and stay zero (their gradient is zero). */
 #ifndef STRATA_KERNELS_PACK_H
 #define STRATA_KERNELS_PACK_H
 
@@ -20,7 +24,7 @@ enum { PANEL_ROWS = 16 };
 enum layout {
     LAYOUT_ROWS_F32,   /* row-major fp32: embedding tables that are only gathered from */
     LAYOUT_PANEL_F32,  /* panels of fp32 */
-    LAYOUT_PANEL_BF16, /* panels of bf16; computed with as fp32 */
+    LAYOUT_PANEL_BF16, /* panels of bf16, pairs of columns together */
     LAYOUT_COUNT
 };
 
@@ -39,7 +43,18 @@ size_t weight_bytes(enum layout layout, int64_t rows, int64_t cols);
 /* "panel_bf16" and so on. */
 const char *layout_name(enum layout layout);
 
-/* The fp32 layout with the same element order. */
+/* Elements of a panel, and the place of W[row][col] among all elements. */
+static inline int64_t weight_panel(enum layout layout, int64_t cols) {
+    return (layout == LAYOUT_PANEL_BF16 ? (cols + 1) / 2 * 2 : cols) * PANEL_ROWS;
+}
+static inline int64_t weight_index(enum layout layout, int64_t cols, int64_t row, int64_t col) {
+    if (layout == LAYOUT_ROWS_F32) return row * cols + col;
+    int64_t at = row / PANEL_ROWS * weight_panel(layout, cols), lane = row % PANEL_ROWS;
+    if (layout == LAYOUT_PANEL_BF16) return at + (col / 2 * PANEL_ROWS + lane) * 2 + col % 2;
+    return at + col * PANEL_ROWS + lane;
+}
+
+/* The fp32 layout of its gradient, moments and master: the same panels. */
 enum layout layout_of_gradient(enum layout layout);
 
 /* Stores logical rows [first, first + count) from src (count, cols) f32, rounding to the layout.
@@ -50,8 +65,10 @@ void weight_pack(const struct weight *weight, int64_t first, int64_t count, cons
 /* The reverse: out (count, cols) f32, any `first`. */
 void weight_unpack(float *out, const struct weight *weight, int64_t first, int64_t count);
 
-/* to[i] = bf16(from[i]) over all stored elements: refreshes a bf16 weight from its fp32 master of
- * the same element order. */
+/* The fp32 master of a weight: the same values, laid out as layout_of_gradient(from->layout). */
+void weight_widen(struct stream *s, float *to, const struct weight *from);
+
+/* Refreshes a weight from its fp32 master, which lies as layout_of_gradient(to->layout) says. */
 void weight_round(struct stream *s, const struct weight *to, const float *from);
 
 #endif

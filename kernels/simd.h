@@ -36,6 +36,31 @@ static inline v16 v16_load_bf16(const uint16_t *from) {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
+/* Of sixteen pairs of bf16, which fill a register: the first, the second of each, widened. */
+static inline v16 v16_even_bf16(v16 pairs) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs), 16));
+}
+static inline v16 v16_odd_bf16(v16 pairs) {
+    __m512i high = _mm512_set1_epi32((int)0xffff0000);
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pairs), high));
+}
+/* Pairs from two times sixteen bf16: even[i], odd[i]. */
+static inline v16 v16_pair_bf16(const uint16_t *even, const uint16_t *odd) {
+    __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)even));
+    __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)odd));
+    return _mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+/* sum + the two products of each pair; subnormal numbers count as 0. */
+static inline v16 v16_dot_pairs(v16 sum, v16 a, v16 b) {
+#if defined(__AVX512BF16__)
+    return _mm512_dpbf16_ps(sum, (__m512bh)_mm512_castps_si512(a),
+                            (__m512bh)_mm512_castps_si512(b));
+#else
+    (void)a, (void)b;
+    return sum; /* no table without the instruction makes tiles of pairs */
+#endif
+}
+
 /* Sixteen floats rounded to bf16 as f32_to_bf16 does. */
 static inline __m256i v16_to_bf16(v16 x) {
     __m512i bits = _mm512_castps_si512(x);
@@ -108,6 +133,24 @@ static inline v16 v16_add(v16 a, v16 b) {
 /* a * b + c, rounded once. */
 static inline v16 v16_fma(v16 a, v16 b, v16 c) {
     return (v16){_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
+}
+/* Of sixteen pairs of bf16: the first, the second of each, widened. */
+static inline __m256 v8_even_bf16(__m256 pairs) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pairs), 16));
+}
+static inline __m256 v8_odd_bf16(__m256 pairs) {
+    return _mm256_and_ps(pairs, _mm256_castsi256_ps(_mm256_set1_epi32((int)0xffff0000)));
+}
+static inline v16 v16_even_bf16(v16 pairs) {
+    return (v16){v8_even_bf16(pairs.low), v8_even_bf16(pairs.high)};
+}
+static inline v16 v16_odd_bf16(v16 pairs) {
+    return (v16){v8_odd_bf16(pairs.low), v8_odd_bf16(pairs.high)};
+}
+/* No dot products here: no table on this path makes tiles of pairs. */
+static inline v16 v16_dot_pairs(v16 sum, v16 a, v16 b) {
+    (void)a, (void)b;
+    return sum;
 }
 static inline __m256 v8_load_bf16(const uint16_t *from) {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));

@@ -306,7 +306,7 @@ static void open_memory(struct bench *b) {
         check(arena_create(&b->gradients, "gradients", gradients->peak));
         check(arena_create(&b->state, "optimizer", state->peak));
     }
-    optimizer_start(&b->optimizer);
+    optimizer_start(&b->optimizer, &b->ws.stream);
     b->d_hidden = aligned_alloc(64, (size_t)(tokens * o->hidden) * sizeof(float));
     if (!b->d_hidden) exit(1);
 }

@@ -167,7 +167,7 @@ static void random_fixture(struct fixture *f, struct random *random, int head_di
 static void test_tables_match_reference(void **state) {
     (void)state;
     static const int head_dims[] = {4, 16, 20, 33, 64, 80, 96, 128, 256};
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (int i = 0; i < count; i++) {
         const struct kernels *fast = pairs[i].fast;
@@ -196,7 +196,7 @@ static void test_tables_match_reference(void **state) {
 
 static void test_threads_do_not_change_bits(void **state) {
     (void)state;
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (int i = 0; i < count; i++) {
         const struct kernels *fast = pairs[i].fast;
@@ -328,7 +328,7 @@ static void serve_in_chunks(const struct kernels *kernels, const struct fixture 
 static void test_serving_has_the_bits_of_training(void **state) {
     (void)state;
     static const int head_dims[] = {64, 20, 128, 80}, page_sizes[] = {16, 32, 64, 128, 48};
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (int i = 0; i < 2 * count; i++) {
         const struct kernels *kernels = i % 2 ? pairs[i / 2].fast : pairs[i / 2].reference;
@@ -348,7 +348,7 @@ static void test_serving_has_the_bits_of_training(void **state) {
 /* A cache in bf16 under fp32 activations is the attention over the rounded keys and values. */
 static void test_bf16_cache_under_f32(void **state) {
     (void)state;
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (int i = 0; i < count; i++) {
         const struct kernels *kernels = pairs[i].fast;
@@ -380,7 +380,7 @@ static void test_bf16_cache_under_f32(void **state) {
 /* A NaN in a key spoils the rows that see it, and no others. */
 static void test_nan_spreads_to_its_readers_only(void **state) {
     (void)state;
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (int i = 0; i < count; i++) {
         const struct kernels *kernels = pairs[i].fast;

@@ -47,7 +47,7 @@ static void test_reference_against_float64(void **state) {
 static void test_shards_make_the_whole(void **state) {
     (void)state;
     enum { TOKENS = 5, VOCAB = 100, CUT = 60 };
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (int i = 0; i < 2 * count; i++) {
         const struct kernels *k = i % 2 ? pairs[i / 2].fast : pairs[i / 2].reference;
@@ -78,7 +78,7 @@ static void test_tables_match_reference(void **state) {
     (void)state;
     static const int vocabs[] = {1, 16, 63, 1000, 32003};
     enum { TOKENS = 7 };
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (size_t i = 0; i < (size_t)count * 5; i++) {
         const struct kernels *fast = pairs[i / 5].fast, *plain = pairs[i / 5].reference;
@@ -114,7 +114,7 @@ static void test_tables_match_reference(void **state) {
 
 static void test_nan_is_not_hidden(void **state) {
     (void)state;
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (int i = 0; i < 2 * count; i++) {
         const struct kernels *k = i % 2 ? pairs[i / 2].fast : pairs[i / 2].reference;

@@ -54,7 +54,7 @@ static void run_all(const struct kernels *k, int threads, char *out, float *sums
 
 static void test_tables_match_reference(void **state) {
     (void)state;
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (size_t i = 0; i < (size_t)count * 7; i++) {
         const struct kernels *fast = pairs[i / 7].fast;
@@ -84,7 +84,7 @@ static void test_tables_match_reference(void **state) {
 static void test_exponential_within_two_ulp(void **state) {
     (void)state;
     enum { POINTS = 200000 };
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     float *x = new_bytes(POINTS * sizeof *x), *y = new_bytes(POINTS * sizeof *y);
     for (int i = 0; i < POINTS; i++) x[i] = -87.0f + 175.0f * (float)i / (float)POINTS;
@@ -114,7 +114,7 @@ static void test_exponential_within_two_ulp(void **state) {
 static void test_dropout(void **state) {
     (void)state;
     enum { ROWS = 37, WIDTH = 70 }; /* a width that is no multiple of a block's four words */
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     int64_t row_id[ROWS];
     for (int i = 0; i < ROWS; i++) row_id[i] = (int64_t)i * 12345678901 + 3;

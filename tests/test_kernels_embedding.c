@@ -8,11 +8,13 @@ enum { VOCAB = 37, TOKENS = 300 };
 /* Element (row, column) of a layout, written here from the description in kernels/pack.h. */
 static size_t place(enum layout layout, int row, int column, int cols) {
     if (layout == LAYOUT_ROWS_F32) return (size_t)(row * cols + column);
+    if (layout == LAYOUT_PANEL_BF16) /* pairs of columns */
+        return (size_t)((row / 16 * ((cols + 1) / 2) + column / 2) * 32 + row % 16 * 2 + column % 2);
     return (size_t)((row / 16 * cols + column) * 16 + row % 16);
 }
 
 static size_t stored(int cols) {
-    return (size_t)((VOCAB + 15) / 16 * 16 * cols);
+    return (size_t)((VOCAB + 15) / 16 * 16 * (cols + 1));
 }
 
 static struct weight new_weight(enum layout layout, int cols, const float *values) {
@@ -72,7 +74,7 @@ static void check_backward(const struct kernels *k, enum layout layout, int cols
 static void test_every_layout_and_table(void **state) {
     (void)state;
     static const int widths[] = {1, 40, 130, 256};
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (int i = 0; i < 8 * count; i++) {
         const struct kernels *k = i % 2 ? pairs[i / 8].fast : pairs[i / 8].reference;
@@ -94,7 +96,7 @@ static void test_every_layout_and_table(void **state) {
 
 static void test_token_outside_the_vocabulary(void **state) {
     (void)state;
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (int i = 0; i < 2 * count; i++) {
         const struct kernels *k = i % 2 ? pairs[i / 2].fast : pairs[i / 2].reference;

@@ -225,7 +225,39 @@ static void assert_close_in_norm(const float *got, const float *want, int64_t co
         fail_msg("%s: |difference| %.3g of |want| %.3g", what, sqrt(difference), sqrt(norm));
 }
 
-static const char *const fast_tables[] = {"avx2", "avx512"};
+static const char *const fast_tables[] = {"avx2", "avx512", "avx512_bf16"};
+enum { FAST_TABLES = sizeof fast_tables / sizeof *fast_tables };
+
+/* A fast table under its own name, or false. */
+static bool fast_table(const struct kernels **k, int i, enum dtype act) {
+    return kernels_cpu(k, fast_tables[i], act) == STATUS_OK &&
+           strcmp((*k)->name, fast_tables[i]) == 0;
+}
+
+/* Does its forward multiply pairs, so that its bits are not the reference's? */
+static bool multiplies_pairs(const struct kernels *k, const struct problem *p) {
+    return strcmp(k->name, "avx512_bf16") == 0 && p->w.layout == LAYOUT_PANEL_BF16;
+}
+
+/* Every row's bits are those of the row alone on one thread, and all is close to float64. */
+static void check_pairs(const struct kernels *k, const struct problem *p) {
+    const struct forward_case cases[] = {
+        {0}, {.accumulate = true, .bias = true}, {.y_is_f32 = true}};
+    check_against_double(k, p);
+    for (int c = 0; c < 3; c++) {
+        float *all = run_forward(k, 2, p, cases[c]);
+        for (int64_t t = 0; t < p->tokens; t += 1 + p->tokens / 8) {
+            struct problem one = *p;
+            one.tokens = 1;
+            one.x_act = (uint16_t *)p->x_act + t * p->cols;
+            one.y0 = p->y0 + t * p->rows;
+            float *y = run_forward(k, 1, &one, cases[c]);
+            assert_same_bits(y, all + t * p->rows, p->rows, k->name, &one);
+            free(y);
+        }
+        free(all);
+    }
+}
 
 static void check_tables(const struct problem *p) {
     const struct kernels *reference;
@@ -236,9 +268,13 @@ static void check_tables(const struct problem *p) {
     for (int c = 0; c < 3; c++) y[c] = run_forward(reference, 1, p, cases[c]);
     float *dx = run_backward_input(reference, 1, p, true);
     float *dw = run_backward_weight(reference, 1, p);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < FAST_TABLES; i++) {
         const struct kernels *k;
-        if (kernels_cpu(&k, fast_tables[i], p->act) != STATUS_OK) continue;
+        if (!fast_table(&k, i, p->act)) continue;
+        if (multiplies_pairs(k, p)) {
+            check_pairs(k, p);
+            continue;
+        }
         for (int threads = 1; threads <= 5; threads += 2) {
             for (int c = 0; c < 3; c++) {
                 float *got = run_forward(k, threads, p, cases[c]);
@@ -276,7 +312,8 @@ static void test_tables_match_reference(void **state) {
 static void test_tables_match_reference_large(void **state) {
     (void)state;
     static const int64_t shapes[][3] = {
-        {512, 33, 97}, {17, 100, 4099}, {1, 70, 1031}, {241, 640, 24}, {5, 16, 16}};
+        {512, 33, 97},   {17, 100, 4099}, {1, 70, 1031},  {241, 640, 24}, {5, 16, 16},
+        {63, 98, 2110},  {130, 70, 1701}, {81, 1600, 37}, {65, 2500, 51}, {700, 45, 800}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         for (int a = 0; a < 2; a++) {
             enum layout layout = (i + (size_t)a) % 2 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32;
@@ -293,7 +330,7 @@ static void test_rows_do_not_depend_on_batch(void **state) {
     (void)state;
     const struct kernels *k;
     assert_ok(kernels_cpu(&k, NULL, DTYPE_F32));
-    struct problem p = problem_open(DTYPE_F32, LAYOUT_PANEL_BF16, 33, 70, 450);
+    struct problem p = problem_open(DTYPE_F32, LAYOUT_PANEL_BF16, 133, 70, 450);
     float *all = run_forward(k, 2, &p, (struct forward_case){.bias = true});
     for (int64_t t = 0; t < p.tokens; t++) {
         struct problem one = p;
@@ -379,8 +416,8 @@ static void test_nan_stays_in_its_row(void **state) {
     const struct kernels *k;
     assert_ok(kernels_cpu(&k, "reference", DTYPE_F32));
     check_nan_stays_in_its_row(k);
-    for (int i = 0; i < 2; i++)
-        if (kernels_cpu(&k, fast_tables[i], DTYPE_F32) == STATUS_OK) check_nan_stays_in_its_row(k);
+    for (int i = 0; i < FAST_TABLES; i++)
+        if (fast_table(&k, i, DTYPE_F32)) check_nan_stays_in_its_row(k);
 }
 
 static void check_bias(const struct kernels *k) {
@@ -404,8 +441,8 @@ static void check_bias(const struct kernels *k) {
 
 static void test_bias_gradient(void **state) {
     (void)state;
-    static const char *const tables[] = {"reference", "avx2", "avx512"};
-    for (int i = 0; i < 6; i++) {
+    static const char *const tables[] = {"reference", "avx2", "avx512", "avx512_bf16"};
+    for (int i = 0; i < 8; i++) {
         const struct kernels *k;
         if (kernels_cpu(&k, tables[i / 2], acts[i % 2]) == STATUS_OK) check_bias(k);
     }

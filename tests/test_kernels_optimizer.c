@@ -17,7 +17,7 @@ static const float torch_v[4] = {0.0035649566f, 0.0015844251f, 0.0f, 3.96106243f
 
 static void test_adamw_matches_torch(void **state) {
     (void)state;
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (int i = 0; i < 2 * count; i++) {
         const struct kernels *k = i % 2 ? pairs[i / 2].fast : pairs[i / 2].reference;
@@ -49,7 +49,7 @@ static const int64_t lengths[] = {0, 1, 17, 64, 1000, 100007};
 
 static void test_adamw_tables_match(void **state) {
     (void)state;
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (size_t i = 0; i < (size_t)count * 6; i++) {
         size_t n = (size_t)lengths[i % 6];
@@ -73,7 +73,7 @@ static void test_adamw_tables_match(void **state) {
 
 static void test_sum_of_squares(void **state) {
     (void)state;
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (size_t i = 0; i < (size_t)count * 12; i++) {
         const struct kernels *k = i % 2 ? pairs[i / 12].fast : pairs[i / 12].reference;

@@ -30,15 +30,21 @@ static void test_panels_lie_as_described(void **state) {
     static float src[ROWS * COLS];
     struct weight wide = packed(LAYOUT_PANEL_F32, src), half = packed(LAYOUT_PANEL_BF16, src);
     assert_int_equal(weight_elements(wide.layout, ROWS, COLS), 48 * COLS);
-    assert_int_equal(weight_bytes(half.layout, ROWS, COLS), 48 * COLS * 2);
+    int64_t even = (COLS + 1) / 2 * 2;
+    assert_int_equal(weight_bytes(half.layout, ROWS, COLS), 48 * even * 2);
     for (int64_t r = 0; r < 48; r++) {
         for (int64_t c = 0; c < COLS; c++) {
             int64_t at = (r / 16 * COLS + c) * 16 + r % 16;
             float want = r < ROWS ? value_at(r, c) : 0.0f;
             assert_true(((float *)wide.data)[at] == want);
+            assert_int_equal(at, weight_index(wide.layout, COLS, r, c));
+            at = (r / 16 * even / 2 + c / 2) * 32 + r % 16 * 2 + c % 2;
             assert_int_equal(((uint16_t *)half.data)[at], f32_to_bf16(want));
+            assert_int_equal(at, weight_index(half.layout, COLS, r, c));
         }
     }
+    for (int64_t r = 0; even > COLS && r < 48; r++)
+        assert_int_equal(((uint16_t *)half.data)[(r / 16 * even / 2 + COLS / 2) * 32 + r % 16 * 2 + 1], 0);
     free(wide.data), free(half.data);
 }
 
@@ -75,7 +81,13 @@ static void test_round_refreshes_every_element(void **state) {
                           allocate(weight_bytes(LAYOUT_PANEL_F32, ROWS, COLS))};
     weight_round(&stream, &same, master.data);
     assert_memory_equal(same.data, master.data, weight_bytes(same.layout, ROWS, COLS));
-    free(master.data), free(want.data), free(to.data), free(same.data);
+    struct weight rounded = {LAYOUT_PANEL_F32, ROWS, COLS, allocate(weight_bytes(LAYOUT_PANEL_F32, ROWS, COLS))};
+    static float logical[ROWS * COLS], widened[ROWS * COLS];
+    weight_widen(&stream, rounded.data, &to);
+    weight_unpack(logical, &to, 0, ROWS);
+    weight_unpack(widened, &rounded, 0, ROWS);
+    assert_memory_equal(widened, logical, sizeof logical);
+    free(master.data), free(want.data), free(to.data), free(same.data), free(rounded.data);
 }
 
 static void test_layouts_have_names_and_gradients(void **state) {

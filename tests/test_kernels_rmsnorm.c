@@ -93,7 +93,7 @@ static void test_tables_match_reference(void **state) {
     (void)state;
     static const int shapes[][2] = {{0, 8},    {1, 1},    {3, 17},  {5, 64},
                                     {700, 80}, {33, 768}, {2, 4096}};
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (int i = 0; i < count * 7; i++) {
         const struct kernels *fast = pairs[i / 7].fast;
@@ -125,7 +125,7 @@ static void test_tables_match_reference(void **state) {
 
 static void test_a_row_has_the_same_bits_alone(void **state) {
     (void)state;
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     for (int i = 0; i < count; i++) {
         const struct kernels *fast = pairs[i].fast;

@@ -176,7 +176,7 @@ static void test_rotation(void **state) {
     (void)state;
     static const int dims[][2] = {{2, 2},    {4, 4},   {64, 64},  {80, 80},
                                   {128, 64}, {96, 20}, {256, 256}};
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     struct random random = {.seed = 4};
     for (int i = 0; i < 2 * count; i++) {

@@ -8,7 +8,7 @@ static const struct sample_params plain_params = {
 
 /* Every table of the machine, plain loops first. */
 static int all_tables(const struct kernels *tables[5]) {
-    struct table_pair pairs[4];
+    struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     assert_ok(kernels_cpu(&tables[0], "reference", DTYPE_F32));
     for (int i = 0; i < count; i++) tables[i + 1] = pairs[i].fast;

@@ -37,12 +37,10 @@ struct weight optimizer_view(const struct optimizer_slot *slot, float *values) {
     return (struct weight){layout_of_gradient(w->layout), w->rows, w->cols, values};
 }
 
-void optimizer_start(const struct optimizer *optimizer) {
+void optimizer_start(const struct optimizer *optimizer, struct stream *stream) {
     for (int i = 0; i < optimizer->count; i++) {
         const struct optimizer_slot *slot = &optimizer->slots[i];
-        if (!has_master(slot)) continue;
-        const uint16_t *weights = slot->param->w.data;
-        for (int64_t j = 0; j < slot->elements; j++) slot->master[j] = bf16_to_f32(weights[j]);
+        if (has_master(slot)) weight_widen(stream, slot->master, &slot->param->w);
     }
 }
 

@@ -25,7 +25,7 @@ enum status optimizer_plan(struct optimizer *optimizer, struct param *const *par
 void optimizer_free(struct optimizer *optimizer); /* may be called twice, and on zeroes */
 
 /* Takes the masters from the weights as they are now. */
-void optimizer_start(const struct optimizer *optimizer);
+void optimizer_start(const struct optimizer *optimizer, struct stream *stream);
 
 /* Rounds the masters into the weights: after a checkpoint was read into them. */
 void optimizer_refresh(const struct optimizer *optimizer, struct stream *stream);

@@ -165,7 +165,7 @@ static enum status open_memory(struct trainer *t) {
     TRY(push_gradients(t, &t->gradients));
     TRY(arena_create(&t->optimizer_state, "optimizer", bytes.optimizer));
     TRY(push_optimizer(t, &t->optimizer_state));
-    optimizer_start(&t->optimizer);
+    optimizer_start(&t->optimizer, t->ws.exec.stream);
     return STATUS_OK;
 }
 

@@ -1,0 +1,98 @@
+/* Many rows: a block of B is packed into the L2 cache, strips of A pass by, each packed into the L1
+ * cache right before, and meet every panel of the block. */
+#include "kernels/gemm.h"
+
+/* A block of B, packed, and the rows that meet it. */
+struct block {
+    int64_t row, rows, panel, panels, first, steps;
+    bool wait;
+};
+
+/* Brings a tile's place in C near: a store to a line far away holds up those behind it. */
+static void fetch_c(const struct gemm *g, int64_t row, int rows, int64_t panel, int panels) {
+    if (panel * 16 >= g->cols) return;
+    const char *c = g->c;
+    int64_t element = g->c_bf16 ? 2 : 4;
+    for (int r = 0; r < rows; r++)
+        for (int p = 0; p < panels; p++)
+            __builtin_prefetch(c + (g->c_panels
+                                        ? (panel + p) * g->c_stride + (row + r) * 16
+                                        : (row + r) * g->c_stride + (panel + p) * 16) *
+                                       element,
+                               1);
+}
+
+/* Lets the tiles of a strip fetch the next strip of A while they compute. */
+static void fetch_a(struct gemm_tile *tile, const struct product *p, const struct block *b,
+                    int64_t row, int turn) {
+    const struct operand *a = &p->g.a;
+    int64_t element = a->bf16 ? 2 : 4, deep = p->pairs ? 2 : 1, next = row + GEMM_ROWS;
+    tile->next = (const char *)tile->a; /* is there already */
+    tile->next_panel = tile->next_step = 0;
+    if (next >= b->row + b->rows) return;
+    if (a->order == OPERAND_COLUMNS && turn == 0) {
+        int64_t end = next + 15; /* the line that this strip does not touch */
+        tile->next = (const char *)a->data + (b->first * deep * a->stride + end) * element;
+        tile->next_step = deep * a->stride * element;
+        tile->next_panel = deep == 2 ? a->stride * element : 0;
+    } else if (a->order == OPERAND_ROWS && turn < GEMM_ROWS / 2) {
+        tile->next = (const char *)a->data +
+                     ((next + 2 * turn) * a->stride + b->first * deep) * element;
+        tile->next_step = deep * element;
+        tile->next_panel = a->stride * element;
+    }
+}
+
+static void block_run(const struct product *p, const struct block *b, struct scratch *scratch) {
+    const struct gemm *g = &p->g;
+    struct gemm_tile tile = {.kind = p->pairs ? TILE_PAIRS : TILE_F32,
+                             .a = scratch->a,
+                             .a_row = g->a.order == OPERAND_ROWS ? b->steps + SPILL : 0,
+                             .depth = b->steps,
+                             .b_panel = b->steps * GEMM_LINE};
+    struct tile_place place = {.first = b->first == 0,
+                               .last = b->first + b->steps == p->steps,
+                               .sum_rows = b->rows};
+    int wide = VARIANT(gemm_tile_panels)(GEMM_ROWS);
+    VARIANT(gemm_pack_b)(scratch->b, p, b->panel, b->panels, b->first, b->steps);
+    for (int64_t r = 0; r < b->rows; r += GEMM_ROWS) {
+        tile.rows = (int)smaller(GEMM_ROWS, b->rows - r);
+        place.row = b->row + r;
+        VARIANT(gemm_pack_a)
+        (scratch->a, p, place.row, tile.rows, b->steps + SPILL, b->first, b->steps);
+        int turn = 0;
+        for (int64_t i = 0; i < b->panels; i += tile.panels, turn++) {
+            tile.panels = b->panels - i >= wide ? wide : 1;
+            tile.b = (const char *)(scratch->b + i * b->steps * 16);
+            place.panel = b->panel + i;
+            place.sums = b->wait ? scratch->c + (i * b->rows + r) * 16 : NULL;
+            fetch_a(&tile, p, b, place.row, turn);
+            bool loads = !place.first || g->accumulate; /* then it is the next tile's turn */
+            if (!b->wait || place.last)
+                fetch_c(g, place.row, tile.rows, place.panel + (loads ? tile.panels : 0),
+                        tile.panels);
+            VARIANT(gemm_place)(g, &tile, &place);
+        }
+    }
+}
+
+void VARIANT(gemm_blocked)(const struct product *p, const struct part *part,
+                           struct scratch *scratch) {
+    struct block b = {.wait = sums_wait(&p->g, p->steps <= STRIP_STEPS)};
+    int64_t steps = even_piece(p->steps, STRIP_STEPS, 16);
+    int64_t panels = even_piece(part->panels, FLOATS_B / (steps * 16), 2), rows = part->rows;
+    if (b.wait)
+        rows = even_piece(rows, FLOATS_C / (panels * 16) / GEMM_ROWS * GEMM_ROWS, GEMM_ROWS);
+    for (int64_t r = 0; r < part->rows; r += rows) {
+        b.row = part->row + r;
+        b.rows = smaller(rows, part->rows - r);
+        for (int64_t i = 0; i < part->panels; i += panels) {
+            b.panel = part->panel + i;
+            b.panels = smaller(panels, part->panels - i);
+            for (b.first = 0; b.first < p->steps; b.first += b.steps) {
+                b.steps = smaller(steps, p->steps - b.first);
+                block_run(p, &b, scratch);
+            }
+        }
+    }
+}
