@@ -6,7 +6,12 @@
 #include "core/exec.h"
 #include "core/model.h"
 
-enum { HEAD_CHUNK = 128 }; /* rows of logits alive at once in the loss */
+/* Rows of logits alive at once in the loss: of 64 MiB, so that a head's weights and gradients are
+ * walked few times. No result depends on it. */
+static inline int64_t head_chunk(int64_t vocab) {
+    int64_t rows = ((int64_t)16 << 20) / vocab;
+    return rows < 64 ? 64 : rows;
+}
 
 /* logits (count, V) f32 of the hidden states at `rows` (count) of hidden (N, C) act, in order. */
 void head_logits(const struct exec *exec, const struct model *model, float *logits,

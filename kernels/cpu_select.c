@@ -53,13 +53,15 @@ enum status kernels_cpu(const struct kernels **kernels, const char *name, enum d
         if (!candidate->supported()) {
             if (any) continue;
             return status_fail(STATUS_CONFIG,
-                               "this machine lacks the instructions of '%s', or they are slow", name);
+                               "this machine lacks the instructions of '%s', or they are slow",
+                               name);
         }
         *kernels = act == DTYPE_BF16 ? candidate->bf16 : candidate->f32;
         return STATUS_OK;
     }
     return status_fail(STATUS_CONFIG,
-                       "unknown instruction set '%s' (auto, avx512_bf16, avx512, avx2, reference)", name);
+                       "unknown instruction set '%s' (auto, avx512_bf16, avx512, avx2, reference)",
+                       name);
 }
 
 int kernels_cpu_level(void) {

@@ -3,7 +3,9 @@
 #include <assert.h>
 
 enum {
-    FEW_ROWS = 64,         /* up to which a weight is read where it lies */
+    FEW_ROWS = 64,         /* that may each widen bf16 weights anew */
+    REUSE_ROWS = 120,      /* that use a line of a weight at least once it is in the cache */
+    CHUNK_ROWS = 240,      /* and at most */
     SERIAL_WORK = 1 << 16, /* multiply-adds below which waking threads costs more */
 };
 
@@ -27,10 +29,26 @@ static int64_t cut(int64_t total, int64_t unit, int part, int parts) {
     return smaller(total, divide_up(total, unit) * part / parts * unit);
 }
 
+/* A weight in place, by chunks of rows: as many as fit the L2 cache with their whole depth, within
+ * bounds. */
+static void run_in_place(const struct product *p, const struct part *part,
+                         struct scratch *scratch) {
+    int64_t fit = FLOATS_B / (p->steps + SPILL) / GEMM_ROWS * GEMM_ROWS;
+    int64_t most = fit < REUSE_ROWS ? REUSE_ROWS : smaller(fit, CHUNK_ROWS);
+    int64_t rows = part->rows <= most ? part->rows : even_piece(part->rows, most, GEMM_ROWS);
+    for (int64_t r = 0; r < part->rows; r += rows) {
+        struct part chunk = *part;
+        chunk.row = part->row + r;
+        chunk.rows = smaller(rows, part->rows - r);
+        VARIANT(gemm_in_place)(p, &chunk, scratch);
+    }
+}
+
 static void part_run(const struct product *p, const struct part *part) {
     struct scratch scratch;
-    if (part->rows <= FEW_ROWS && p->g.b.order == OPERAND_PANELS)
-        VARIANT(gemm_few_rows)(p, part, &scratch);
+    bool widens = p->g.b.bf16 && !p->pairs;
+    if (p->g.b.order == OPERAND_PANELS && (!widens || part->rows <= FEW_ROWS))
+        run_in_place(p, part, &scratch);
     else
         VARIANT(gemm_blocked)(p, part, &scratch);
 }

@@ -10,8 +10,8 @@
  *
  * Two ways through memory, both cut into tiles of C that live in registers (gemm_micro):
  *
- *   few rows     a weight read where it lies, each byte once: decoding       gemm_few_rows.c
- *   many rows    B in blocks that stay in the L2 cache, A a strip at a time  gemm_blocked.c
+ *   in place   a weight's panels read where they lie, A in the L2 cache     gemm_in_place.c
+ *   blocked    B in blocks packed into the L2 cache, A a strip at a time    gemm_blocked.c
  *
  * after Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008. */
 #ifndef STRATA_KERNELS_GEMM_H
@@ -62,7 +62,8 @@ struct gemm {
 
 void VARIANT(gemm_run)(struct stream *s, const struct gemm *gemm);
 
-/* --- the parts, for the files gemm*.c ---------------------------------------------------------- */
+/* --- the parts, for the files gemm*.c ----------------------------------------------------------
+ */
 
 /* A product with its steps: of one depth each, or of two where bf16 pairs are multiplied. */
 struct product {
@@ -85,12 +86,12 @@ enum {
     SPILL = 16,        /* packing A writes whole vectors; keeps a strip's rows apart in the cache */
 };
 struct scratch {
-    alignas(64) float b[FLOATS_B]; /* a block of B; with few rows, all of A */
+    alignas(64) float b[FLOATS_B]; /* a block of B; or of A, where B is read in place */
     alignas(64) float a[(STRIP_STEPS + SPILL) * GEMM_ROWS];
     alignas(64) float c[FLOATS_C]; /* sums that wait for the next block of depth */
 };
 
-void VARIANT(gemm_few_rows)(const struct product *product, const struct part *part,
+void VARIANT(gemm_in_place)(const struct product *product, const struct part *part,
                             struct scratch *scratch);
 void VARIANT(gemm_blocked)(const struct product *product, const struct part *part,
                            struct scratch *scratch);
@@ -105,7 +106,7 @@ enum tile_kind {
 struct gemm_tile {
     enum tile_kind kind;
     int rows, panels;
-    const float *a;  /* row r, entry i at r * a_row + i; or, a_row = 0, at i * rows + r */
+    const float *a; /* row r, entry i at r * a_row + i; or, a_row = 0, at i * rows + r */
     int64_t a_row;
     const char *b;   /* panel p, step i at p * b_panel + i * GEMM_LINE, in bytes */
     float *c;        /* panel p, row r at p * c_panel + r * c_row */
@@ -121,23 +122,23 @@ struct gemm_tile {
 int VARIANT(gemm_tile_panels)(int rows);
 void VARIANT(gemm_micro)(const struct gemm_tile *tile);
 
-/* A tile's place in C and in the walk over depth. */
-struct tile_place {
-    int64_t row, panel;
-    bool first, last; /* block of depth */
-    float *sums;      /* [panel][sum_rows][16] that wait between blocks; NULL: in C itself */
-    int64_t sum_rows;
+/* Sums of a region of C outside C: [panel][sum_rows][16]. */
+struct sums {
+    float *at;
+    int64_t rows;
 };
+struct region {
+    int64_t row, rows, panel, panels;
+};
+/* C's values as sums; zeros in columns beyond the last. */
+void VARIANT(gemm_read_c)(const struct sums *to, const struct gemm *g, const struct region *region);
+/* The reverse, rounded, with the bias if there is one and this is the end of the depth. */
+void VARIANT(gemm_write_c)(const struct gemm *g, const struct sums *from,
+                           const struct region *region, bool end);
 
-/* Runs a tile whose kind, rows, panels, a, b, depth and next are set, and leaves it in C, or in
- * sums until the last block. */
-void VARIANT(gemm_place)(const struct gemm *g, struct gemm_tile *tile,
-                         const struct tile_place *place);
-
-/* Must sums wait outside C between blocks of depth? Only fp32 holds them exactly. */
-static inline bool sums_wait(const struct gemm *g, bool one_block) {
-    return g->c_bf16 && !one_block;
-}
+/* Runs a tile whose kind, rows, panels, a, b, depth and next are set, from C or from zero, to C. */
+void VARIANT(gemm_place)(const struct gemm *g, struct gemm_tile *tile, int64_t row, int64_t panel,
+                         bool from_c, bool end);
 
 /* Rows [row, row + rows), steps [first, first + steps) of A in fp32 or pairs; a pair beyond the
  * depth is half zero. A by rows: row r, step i to r * pitch + i. A by columns, rows <= GEMM_ROWS:

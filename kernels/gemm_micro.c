@@ -14,23 +14,23 @@ struct rows_of_a {
 };
 
 static inline __attribute__((always_inline)) float entry(const struct rows_of_a *a,
-                                                         const bool apart, int r, int i,
-                                                         int rows) {
+                                                         const bool apart, int r, int i, int rows) {
     return apart ? a->base[r / 3][r % 3 * a->row + i] : a->base[0][i * rows + r];
 }
 
 /* sum += the products of entry i of A's rows with a line of each panel. */
-static inline __attribute__((always_inline)) void
-multiply(const int rows, const int panels, const bool apart, const bool pairs,
-         v16 sum[GEMM_ROWS][GEMM_PANELS], const struct rows_of_a *a, int i,
-         const v16 b[GEMM_PANELS]) {
+static inline __attribute__((always_inline)) void multiply(const int rows, const int panels,
+                                                           const bool apart, const bool pairs,
+                                                           v16 sum[GEMM_ROWS][GEMM_PANELS],
+                                                           const struct rows_of_a *a, int i,
+                                                           const v16 b[GEMM_PANELS]) {
 #pragma GCC unroll 16
     for (int r = 0; r < rows; r++) {
         v16 value = v16_splat(entry(a, apart, r, i, rows));
 #pragma GCC unroll 4
         for (int p = 0; p < panels; p++)
-            sum[r][p] = pairs ? v16_dot_pairs(sum[r][p], value, b[p])
-                              : v16_fma(value, b[p], sum[r][p]);
+            sum[r][p] =
+                pairs ? v16_dot_pairs(sum[r][p], value, b[p]) : v16_fma(value, b[p], sum[r][p]);
     }
 }
 
@@ -77,8 +77,10 @@ static inline __attribute__((always_inline)) void tile_body(const int rows, cons
     }
 }
 
-static inline __attribute__((always_inline)) void
-tile_of(const int panels, const enum tile_kind kind, const bool apart, const struct gemm_tile *tile) {
+static inline __attribute__((always_inline)) void tile_of(const int panels,
+                                                          const enum tile_kind kind,
+                                                          const bool apart,
+                                                          const struct gemm_tile *tile) {
     switch (tile->rows) {
     case 1:
         tile_body(1, panels, kind, apart, tile);

@@ -101,8 +101,7 @@ static void pack_columns(float *to, const struct product *p, int64_t f, int widt
                          int64_t steps) {
     const struct operand *o = &p->g.a;
     int64_t whole = f + 16 <= p->g.rows ? whole_steps(p, first, steps) : 0;
-    for (int64_t i = 0; i < whole; i++)
-        v16_store(to + i * width, load_across(p, o, f, first + i));
+    for (int64_t i = 0; i < whole; i++) v16_store(to + i * width, load_across(p, o, f, first + i));
     for (int64_t i = whole; i < steps; i++)
         for (int r = 0; r < width; r++) to[i * width + r] = entry_at(p, o, f + r, first + i);
 }
@@ -206,8 +205,7 @@ static void pack_across(float *to, const struct product *p, int64_t panel, int64
         across_f32(to + i * 16, b, panel * 16, first + i);
     }
     for (; i < steps; i++)
-        for (int64_t j = 0; j < 16; j++)
-            to[i * 16 + j] = entry_at(p, b, panel * 16 + j, first + i);
+        for (int64_t j = 0; j < 16; j++) to[i * 16 + j] = entry_at(p, b, panel * 16 + j, first + i);
 }
 
 /* Whole panels side by side, so that runs of lines are read at once. */
@@ -220,7 +218,8 @@ static void pack_side_by_side(float *to, const struct product *p, int64_t panel,
                       load_across(p, &p->g.b, (panel + j) * 16, first + i));
     for (int64_t i = whole; i < steps; i++)
         for (int64_t j = 0; j < panels * 16; j++)
-            to[(j / 16 * steps + i) * 16 + j % 16] = entry_at(p, &p->g.b, panel * 16 + j, first + i);
+            to[(j / 16 * steps + i) * 16 + j % 16] =
+                entry_at(p, &p->g.b, panel * 16 + j, first + i);
 }
 
 void VARIANT(gemm_pack_b)(float *to, const struct product *p, int64_t panel, int64_t panels,

@@ -6,10 +6,8 @@
 
 /* Activations (T, width) whose rows are A's or C's rows; the depth runs along a row. */
 static struct operand act_by_rows(const void *data, int64_t width) {
-    return (struct operand){.data = data,
-                            .order = OPERAND_ROWS,
-                            .bf16 = STRATA_ACT_BF16,
-                            .stride = width};
+    return (struct operand){
+        .data = data, .order = OPERAND_ROWS, .bf16 = STRATA_ACT_BF16, .stride = width};
 }
 
 /* Activations (T, width) with T as the depth. */
@@ -21,13 +19,12 @@ static struct operand act_by_columns(const void *data, int64_t width) {
 /* A weight as B: in the forward its columns are the depth, in the input's gradient its rows. */
 static struct operand weight_as_b(const struct weight *w, bool forward) {
     bool rows = w->layout == LAYOUT_ROWS_F32;
-    return (struct operand){
-        .data = w->data,
-        .bf16 = w->layout == LAYOUT_PANEL_BF16,
-        .order = forward ? rows ? OPERAND_ROWS : OPERAND_PANELS
-                 : rows  ? OPERAND_COLUMNS
-                         : OPERAND_PANELS_ACROSS,
-        .stride = rows ? w->cols : weight_panel(w->layout, w->cols)};
+    return (struct operand){.data = w->data,
+                            .bf16 = w->layout == LAYOUT_PANEL_BF16,
+                            .order = forward ? rows ? OPERAND_ROWS : OPERAND_PANELS
+                                     : rows  ? OPERAND_COLUMNS
+                                             : OPERAND_PANELS_ACROSS,
+                            .stride = rows ? w->cols : weight_panel(w->layout, w->cols)};
 }
 
 void VARIANT(matmul_forward_cpu)(struct stream *s, const struct matmul_forward_args *args) {

@@ -83,8 +83,8 @@ static double short_burst(const bool dots, volatile float *sink) {
     for (int step = 0; step < SHORT / CHAINS; step++)
 #pragma GCC unroll 12
         for (int c = 0; c < CHAINS; c++)
-            sums[c] = dots ? v16_dot_pairs(sums[c], factor, factor)
-                           : v16_fma(sums[c], factor, factor);
+            sums[c] =
+                dots ? v16_dot_pairs(sums[c], factor, factor) : v16_fma(sums[c], factor, factor);
     float total = 0.0f;
     for (int c = 0; c < CHAINS; c++) total += lane_first(sums[c]);
     *sink = *sink + total;

@@ -117,7 +117,7 @@ static void check_family(const char *name, const char *table, enum dtype act) {
 
 static void test_served_bits_are_trained_bits(void **state) {
     (void)state;
-    static const char *const tables[] = {"reference", "avx2", "avx512"};
+    static const char *const tables[] = {"reference", "avx2", "avx512", "avx512_bf16"};
     const struct kernels *kernels;
     int checked = 0;
     for (size_t t = 0; t < sizeof tables / sizeof *tables; t++) {

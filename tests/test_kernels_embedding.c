@@ -9,7 +9,8 @@ enum { VOCAB = 37, TOKENS = 300 };
 static size_t place(enum layout layout, int row, int column, int cols) {
     if (layout == LAYOUT_ROWS_F32) return (size_t)(row * cols + column);
     if (layout == LAYOUT_PANEL_BF16) /* pairs of columns */
-        return (size_t)((row / 16 * ((cols + 1) / 2) + column / 2) * 32 + row % 16 * 2 + column % 2);
+        return (size_t)((row / 16 * ((cols + 1) / 2) + column / 2) * 32 + row % 16 * 2 +
+                        column % 2);
     return (size_t)((row / 16 * cols + column) * 16 + row % 16);
 }
 

@@ -312,8 +312,8 @@ static void test_tables_match_reference(void **state) {
 static void test_tables_match_reference_large(void **state) {
     (void)state;
     static const int64_t shapes[][3] = {
-        {512, 33, 97},   {17, 100, 4099}, {1, 70, 1031},  {241, 640, 24}, {5, 16, 16},
-        {63, 98, 2110},  {130, 70, 1701}, {81, 1600, 37}, {65, 2500, 51}, {700, 45, 800}};
+        {512, 33, 97},  {17, 100, 4099}, {1, 70, 1031},  {241, 640, 24}, {5, 16, 16},
+        {63, 98, 2110}, {130, 70, 1701}, {81, 1600, 37}, {65, 2500, 51}, {700, 45, 800}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         for (int a = 0; a < 2; a++) {
             enum layout layout = (i + (size_t)a) % 2 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32;

@@ -44,7 +44,8 @@ static void test_panels_lie_as_described(void **state) {
         }
     }
     for (int64_t r = 0; even > COLS && r < 48; r++)
-        assert_int_equal(((uint16_t *)half.data)[(r / 16 * even / 2 + COLS / 2) * 32 + r % 16 * 2 + 1], 0);
+        assert_int_equal(
+            ((uint16_t *)half.data)[(r / 16 * even / 2 + COLS / 2) * 32 + r % 16 * 2 + 1], 0);
     free(wide.data), free(half.data);
 }
 
@@ -81,7 +82,8 @@ static void test_round_refreshes_every_element(void **state) {
                           allocate(weight_bytes(LAYOUT_PANEL_F32, ROWS, COLS))};
     weight_round(&stream, &same, master.data);
     assert_memory_equal(same.data, master.data, weight_bytes(same.layout, ROWS, COLS));
-    struct weight rounded = {LAYOUT_PANEL_F32, ROWS, COLS, allocate(weight_bytes(LAYOUT_PANEL_F32, ROWS, COLS))};
+    struct weight rounded = {LAYOUT_PANEL_F32, ROWS, COLS,
+                             allocate(weight_bytes(LAYOUT_PANEL_F32, ROWS, COLS))};
     static float logical[ROWS * COLS], widened[ROWS * COLS];
     weight_widen(&stream, rounded.data, &to);
     weight_unpack(logical, &to, 0, ROWS);

@@ -75,7 +75,7 @@ static const struct config_row train_rows[] = {
     {"threads", CONFIG_INT, FIELD(train_options, threads), "0", .low = 0, .high = 4096,
      .help = "CPU threads of a rank; 0 takes its share of the cores"},
     {"instructions", CONFIG_STRING, FIELD(train_options, instructions), "auto",
-     .help = "op table: auto, avx512, avx2 or reference"},
+     .help = "op table: auto, avx512_bf16, avx512, avx2 or reference"},
     {"export", CONFIG_BOOL, FIELD(train_options, export_model), "true",
      .help =
          "write the result for others at the end: a PEFT adapter, or safetensors with config and tokenizer"},
