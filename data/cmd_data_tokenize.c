@@ -191,7 +191,7 @@ static void report(const struct arguments *arguments, const struct totals *total
     log_line(LOG_INFO,
              "event=tokenize out=%s template=%s documents=%lld tokens=%lld trained_tokens=%lld "
              "bytes=%lld seconds=%.1f tokens_per_second=%.0f",
-             arguments->out,
+             log_value(&(struct log_text){0}, arguments->out),
              rules->template_status == STATUS_OK ? chat_template_name(&rules->template) : "none",
              (long long)totals->documents, (long long)totals->tokens, (long long)totals->trained,
              (long long)corpus->bytes_read, seconds, (double)totals->tokens / (seconds + 1e-9));

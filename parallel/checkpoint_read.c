@@ -183,7 +183,8 @@ static enum status newest_complete(const char *directory, int64_t below, int64_t
         if (checkpoint_verify_structure(&folder) == STATUS_OK)
             *step = steps[i];
         else
-            log_line(LOG_WARN, "event=checkpoint_skipped reason=\"%s\"", status_message());
+            log_line(LOG_WARN, "event=checkpoint_skipped reason=%s",
+                     log_value(&(struct log_text){0}, status_message()));
     }
     free(steps);
     return STATUS_OK;
@@ -213,7 +214,7 @@ enum status checkpoint_resume(struct comm *world, const char *directory, int64_t
         enum status status = checkpoint_load(world, directory, *step, state, slabs, slab_count);
         if (status != STATUS_FORMAT && status != STATUS_IO) return status;
         if (world->rank == 0)
-            log_line(LOG_WARN, "event=checkpoint_skipped step=%" PRId64 " reason=\"%s\"", *step,
-                     status_message());
+            log_line(LOG_WARN, "event=checkpoint_skipped step=%" PRId64 " reason=%s", *step,
+                     log_value(&(struct log_text){0}, status_message()));
     }
 }

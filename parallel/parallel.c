@@ -96,7 +96,8 @@ void parallel_finish(struct parallel *parallel) {
 }
 
 _Noreturn void parallel_abort(const struct parallel *parallel, const char *what) {
-    log_line(LOG_ERROR, "event=abort while=\"%s\" reason=\"%s\"", what, status_message());
+    log_line(LOG_ERROR, "event=abort while=%s reason=%s", log_value(&(struct log_text){0}, what),
+             log_value(&(struct log_text){0}, status_message()));
     if (parallel->mpi) MPI_Abort(MPI_COMM_WORLD, 1);
     _Exit(1);
 }

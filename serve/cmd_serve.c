@@ -31,9 +31,10 @@ static void report(const struct run *run, double seconds) {
     const struct serving *serving = &run->serving;
     const struct engine_layout *layout = engine_layout(serving->engine);
     log_line(LOG_INFO,
-             "event=model name=\"%s\" family=%s parameters=%lld adapters=%d isa=%s act=%s "
+             "event=model name=%s family=%s parameters=%lld adapters=%d isa=%s act=%s "
              "chat_template=%s",
-             serving->base_name, model_family_name(serving->model.config.family),
+             log_value(&(struct log_text){0}, serving->base_name),
+             model_family_name(serving->model.config.family),
              (long long)model_config_parameters(&serving->model.config), serving->adapter_count,
              serving->kernels->name, dtype_info(serving->kernels->act)->name,
              chat_template_name(&run->server.template));

@@ -84,8 +84,8 @@ static enum status choose_template(struct server *server, const struct serving_o
     const char *jinja = tokenizer_chat_template(server->tokenizer);
     if (jinja && chat_template_recognise(&server->template, jinja) == STATUS_OK) return STATUS_OK;
     if (jinja)
-        log_line(LOG_WARN, "event=chat_template reason=\"%s\" use=plain hint=--chat-template",
-                 status_message());
+        log_line(LOG_WARN, "event=chat_template reason=%s use=plain hint=--chat-template",
+                 log_value(&(struct log_text){0}, status_message()));
     return chat_template_named(&server->template, "plain");
 }
 

@@ -160,7 +160,7 @@ static enum status export_result(const struct trainer *t) {
                                                .companions = companions};
         TRY(export_model(&request));
     }
-    log_line(LOG_INFO, "event=exported path=%s", path);
+    log_line(LOG_INFO, "event=exported path=%s", log_value(&(struct log_text){0}, path));
     return STATUS_OK;
 }
 
@@ -248,8 +248,8 @@ int cmd_train(int argc, char **argv) {
     enum status status = train_or_plan(&parallel, argv[1], argv + 2, argc - 2);
     if (status == STATUS_PEER) parallel_abort(&parallel, "training"); /* others may be waiting */
     if (status != STATUS_OK && parallel.world.rank == 0)
-        log_line(status == STATUS_CANCELLED ? LOG_WARN : LOG_ERROR, "event=%s reason=\"%s\"",
-                 status_name(status), status_message());
+        log_line(status == STATUS_CANCELLED ? LOG_WARN : LOG_ERROR, "event=%s reason=%s",
+                 status_name(status), log_value(&(struct log_text){0}, status_message()));
     parallel_finish(&parallel);
     return status == STATUS_OK ? 0 : status == STATUS_CANCELLED ? EXIT_STOPPED : 1;
 }

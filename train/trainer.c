@@ -69,7 +69,8 @@ static enum status open_tokenizer(struct trainer *t) {
     if (*o->tokenizer) return tokenizer_open(&t->tokenizer, o->tokenizer);
     if (*o->path && tokenizer_open(&t->tokenizer, o->path) != STATUS_OK) {
         t->tokenizer = NULL;
-        log_line(LOG_WARN, "event=no_tokenizer_check reason=\"%s\"", status_message());
+        log_line(LOG_WARN, "event=no_tokenizer_check reason=%s",
+                 log_value(&(struct log_text){0}, status_message()));
     }
     return STATUS_OK;
 }
