@@ -1,4 +1,5 @@
 #include "core/head.h"
+#include "kernels/base/units.h"
 
 #include <math.h>
 #include <string.h>
@@ -105,7 +106,7 @@ void head_loss(const struct exec *exec, const struct model *model, const struct 
                const void *hidden, void *d_hidden, double *loss, float *token_loss) {
     const struct model_config *c = &model->config;
     size_t mark = arena_mark(exec->scratch), row_bytes = act_bytes(exec, c->hidden);
-    int64_t rows = batch->tokens < HEAD_CHUNK ? batch->tokens : HEAD_CHUNK;
+    int64_t rows = min_i64(batch->tokens, HEAD_CHUNK);
     struct chunk chunk = push_chunk(exec, model, rows, d_hidden != NULL);
     for (int64_t first = 0; first < batch->tokens; first += HEAD_CHUNK) {
         chunk.first = first;

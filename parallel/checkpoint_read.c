@@ -1,4 +1,5 @@
 #include "core/log.h"
+#include "kernels/base/units.h"
 #include "parallel/checkpoint_format.h"
 #include "parallel/checkpoint_verify.h"
 #include "parallel/durable_h5.h"
@@ -92,7 +93,7 @@ static enum status read_rows(hid_t dataset, hid_t space, const char *path,
     TRY(check_shape(space, path, slab));
     int64_t step = checkpoint_block_rows(values->cols);
     for (int64_t first = 0; first < values->rows; first += step) {
-        int64_t count = values->rows - first < step ? values->rows - first : step;
+        int64_t count = min_i64(values->rows - first, step);
         hsize_t start[2] = {(hsize_t)(slab->first_row + first), (hsize_t)slab->first_col};
         hsize_t extent[2] = {(hsize_t)count, (hsize_t)values->cols};
         H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, extent, NULL);

@@ -1,4 +1,5 @@
 #include "parallel/comm_mpi.h"
+#include "kernels/base/units.h"
 #include "parallel/comm_fold.h"
 
 #include <assert.h>
@@ -71,10 +72,6 @@ static bool failed(struct comm *comm, struct stream *s, const char *op, int peer
 static int64_t piece_elements(const struct comm *comm, enum dtype type) {
     int64_t elements = state_of(comm)->piece / (int64_t)dtype_bytes(type, 1);
     return elements < 1 ? 1 : elements;
-}
-
-static int64_t min_i64(int64_t a, int64_t b) {
-    return a < b ? a : b;
 }
 
 static char *at(const void *base, int64_t element, enum dtype type) {

@@ -47,13 +47,17 @@ static enum status share_cores(struct parallel *parallel) {
                            parallel->world.rank);
     MPI_Comm_rank(node, &parallel->node_rank);
     MPI_Comm_size(node, &parallel->node_size);
-    struct cores mine;
-    int32_t sharers[CORES_MAX];
+    struct cores mine, sharers;
     cores_allowed(&mine);
-    for (int i = 0; i < CORES_MAX; i++) sharers[i] = mine.core[i];
-    MPI_Allreduce(MPI_IN_PLACE, sharers, CORES_MAX, MPI_INT32_T, MPI_SUM, node);
+    sharers = mine;
+    int code = MPI_Allreduce(MPI_IN_PLACE, &sharers, sizeof sharers / sizeof(int32_t), MPI_INT32_T,
+                             MPI_SUM, node);
     MPI_Comm_free(&node);
-    parallel->threads = cores_share(&mine, sharers);
+    if (code != MPI_SUCCESS)
+        return status_fail(STATUS_PEER, "rank %d can't count the cores of its host",
+                           parallel->world.rank);
+    parallel->threads = cores_share(&mine, sharers.core);
+    parallel->node_cpus = cores_cpus(sharers.cpu);
     return STATUS_OK;
 }
 
@@ -84,6 +88,7 @@ enum status parallel_start(struct parallel *parallel, int *argc, char ***argv) {
         struct cores mine;
         cores_allowed(&mine);
         parallel->threads = cores_share(&mine, mine.core);
+        parallel->node_cpus = cores_cpus(mine.cpu);
     }
     log_identify(parallel->world.rank, parallel->world.size);
     return STATUS_OK;

@@ -11,7 +11,8 @@ struct parallel {
     struct comm world;
     int node_rank, node_size; /* among the ranks of this host */
     int threads;              /* my share of the physical cores that I may run on; at least 1 */
-    bool mpi;                 /* a launcher started us, MPI is up */
+    int node_cpus; /* hardware threads that the ranks of this host may run on, together */
+    bool mpi;      /* a launcher started us, MPI is up */
 };
 
 /* Before anything else of the job. Identifies the process to the log. A job that srun started

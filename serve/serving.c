@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "serve/serving.h"
 
+#include "kernels/base/clock.h"
+
 #include "core/log.h"
 
 #include <stdlib.h>
@@ -13,7 +15,7 @@ void server_init(struct server *server) {
     atomic_init(&server->ready, false);
     atomic_init(&server->id_counter, 0);
     server->created = time(NULL);
-    server->started = monotonic_seconds();
+    server->started = clock_seconds();
     if (getrandom(&server->id_key, sizeof server->id_key, 0) < 0)
         server->id_key = (uint64_t)server->created;
 }

@@ -130,7 +130,7 @@ int main(int argc, char **argv) {
     const struct kernels *kernels;
     check(kernels_cpu(&kernels, "auto", DTYPE_F32));
     check(model_create(&step.model, &config, LAYOUT_PANEL_BF16));
-    model_init_random(&step.model, 1, 0.02f);
+    model_init_random(&step.model, 1, 0.02f, 1);
     const struct workspace_plan plan = {
         .tokens = sequences, .logit_rows = sequences, .keep = ACTS_NONE};
     check(workspace_open(&step.ws, &step.model, kernels, probe.threads, NULL, &plan));

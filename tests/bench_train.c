@@ -261,7 +261,7 @@ static void open_model(struct bench *b) {
                                   .max_context = o->context,
                                   .rope = {.theta = 10000.0}};
     check(model_create(&b->model, &config, o->bf16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32));
-    model_init_random(&b->model, 1, 0.02f);
+    model_init_random(&b->model, 1, 0.02f, 1);
     if (!o->lora) return;
     struct adapter_config lora = {.rank = (int)o->rank, .alpha = 2.0 * (double)o->rank};
     lora.targets[WEIGHT_Q] = lora.targets[WEIGHT_K] = true;

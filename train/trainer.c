@@ -3,6 +3,7 @@
 #include "train/trainer.h"
 
 #include "core/log.h"
+#include "kernels/base/units.h"
 #include "train/checkpoints.h"
 
 #include <math.h>
@@ -29,7 +30,7 @@ static enum status open_model(struct trainer *t) {
         TRY(model_config_read_json(&config, o->model.config));
         config.rope.context = o->data.sequence_length;
         TRY(model_create(&t->model, &config, matrix_layout(t)));
-        model_init_random(&t->model, (uint64_t)o->train.seed, (float)o->model.init_std);
+        model_init_random(&t->model, (uint64_t)o->train.seed, (float)o->model.init_std, t->threads);
         return STATUS_OK;
     }
     struct model_file file;
@@ -97,7 +98,7 @@ static enum status open_data(struct trainer *t) {
 static enum status plan_microbatches(struct trainer *t, int ranks) {
     const struct train_options *o = &t->options->train;
     int64_t share = loader_share(o->global_batch, 0, ranks).count;
-    t->micro_sequences = o->micro_batch && o->micro_batch < share ? o->micro_batch : share;
+    t->micro_sequences = o->micro_batch ? min_i64(o->micro_batch, share) : share;
     t->micro_count = (int)((share + t->micro_sequences - 1) / t->micro_sequences);
     t->micro = calloc((size_t)t->micro_count, sizeof *t->micro);
     if (!t->micro) return status_fail(STATUS_MEMORY, "no memory for %d batches", t->micro_count);
@@ -238,6 +239,19 @@ enum status trainer_plan(const struct run_options *options, int ranks,
     return status;
 }
 
+/* Threads that wait for others of their team spin on CPUs that those others need: a step may take
+ * many times as long. */
+static void warn_of_too_many_threads(const struct trainer *t) {
+    const struct parallel *p = t->parallel;
+    if (p->node_rank != 0 || p->node_size * t->threads <= p->node_cpus) return;
+    log_line(LOG_WARN,
+             "event=oversubscribed ranks_of_host=%d threads=%d cpus=%d reason=\"%s\" hint=\"%s\"",
+             p->node_size, t->threads, p->node_cpus,
+             "more threads than CPUs: a step may take many times as long",
+             t->threads > 1 ? "leave train.threads at 0, or set OMP_WAIT_POLICY=passive"
+                            : "start fewer ranks on this host");
+}
+
 enum status trainer_open(struct trainer *t, const struct run_options *options,
                          struct parallel *parallel) {
     memset(t, 0, sizeof *t);
@@ -245,6 +259,7 @@ enum status trainer_open(struct trainer *t, const struct run_options *options,
     t->parallel = parallel;
     t->best_loss = INFINITY;
     t->threads = options->train.threads ? (int)options->train.threads : parallel->threads;
+    warn_of_too_many_threads(t);
     enum status status = parallel_agree(&parallel->world, open_parts(t));
     if (status == STATUS_OK)
         status =
