@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "parallel/parallel.h"
 #include "core/log.h"
+#include "kernels/base/clock.h"
 #include "parallel/comm_mpi.h"
 #include "parallel/cores.h"
 
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static bool set(const char *variable) {
@@ -105,6 +107,24 @@ _Noreturn void parallel_abort(const struct parallel *parallel, const char *what)
              log_value(&(struct log_text){0}, status_message()));
     if (parallel->mpi) MPI_Abort(MPI_COMM_WORLD, 1);
     _Exit(1);
+}
+
+/* Whether all ranks come to this point in time. */
+static bool all_arrive(double seconds) {
+    MPI_Request request;
+    int arrived = 0;
+    double until = clock_seconds() + seconds;
+    if (MPI_Ibarrier(MPI_COMM_WORLD, &request) != MPI_SUCCESS) return false;
+    for (;;) {
+        if (MPI_Test(&request, &arrived, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
+        if (arrived || clock_seconds() > until) return arrived;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}
+
+void parallel_finish_failed(struct parallel *parallel, double seconds) {
+    if (parallel->mpi && !all_arrive(seconds)) parallel_abort(parallel, "leaving");
+    parallel_finish(parallel);
 }
 
 enum status parallel_agree(struct comm *comm, enum status mine) {

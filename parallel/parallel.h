@@ -22,6 +22,11 @@ enum status parallel_start(struct parallel *parallel, int *argc, char ***argv);
 /* After every communicator but world is closed. May be called twice, and on a zeroed struct. */
 void parallel_finish(struct parallel *parallel);
 
+/* parallel_finish after a failure. All ranks should have agreed on it and come here; when they have
+ * not within `seconds`, those that are missing wait in some collective for this one, and the job is
+ * ended as by parallel_abort. */
+void parallel_finish_failed(struct parallel *parallel, double seconds);
+
 /* Ends every rank of the job with exit code 1 after one error line: rank, host, and the thread's
  * last message, which names the op. `what` says what was being done. */
 _Noreturn void parallel_abort(const struct parallel *parallel, const char *what);

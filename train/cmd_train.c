@@ -21,7 +21,7 @@
 #include <unistd.h>
 
 /* EX_TEMPFAIL: stopped by a signal after a checkpoint; the same command goes on from there. */
-enum { EXIT_STOPPED = 75 };
+enum { EXIT_STOPPED = 75, LEAVE_SECONDS = 30 };
 
 /* A handler can reach nothing but a global. */
 static volatile sig_atomic_t stop_requested;
@@ -295,6 +295,9 @@ int cmd_train(int argc, char **argv) {
     if (status != STATUS_OK && parallel.world.rank == 0)
         log_line(status == STATUS_CANCELLED ? LOG_WARN : LOG_ERROR, "event=%s reason=%s",
                  status_name(status), log_value(&(struct log_text){0}, status_message()));
-    parallel_finish(&parallel);
+    if (status == STATUS_OK)
+        parallel_finish(&parallel);
+    else
+        parallel_finish_failed(&parallel, LEAVE_SECONDS);
     return status == STATUS_OK ? 0 : status == STATUS_CANCELLED ? EXIT_STOPPED : 1;
 }
