@@ -32,7 +32,8 @@ void parallel_finish_failed(struct parallel *parallel, double seconds);
 _Noreturn void parallel_abort(const struct parallel *parallel, const char *what);
 
 /* The same verdict on every rank: OK when all of `comm` say OK; otherwise the first failing rank's
- * code and message ("rank 2: ..."). Collective. */
+ * code and message ("rank 2: ..."). Collective, but for a rank that says STATUS_PEER: it returns at
+ * once, since a collective failed and the others need not come here; its caller ends the job. */
 enum status parallel_agree(struct comm *comm, enum status mine);
 
 /* The op table that all ranks can run: `name` as kernels_cpu takes it; "auto" takes the best one of

@@ -363,7 +363,8 @@ static int run_lost(void) {
     comm_all_reduce_ordered(&job.world, &stream, buffer, 2, DTYPE_F32);
     comm_broadcast(&job.world, &stream, buffer, 2, DTYPE_F32, 0);
     comm_barrier(&job.world, &stream);
-    if (stream_check(&stream) == STATUS_PEER) parallel_abort(&job, "a test");
+    enum status status = parallel_agree(&job.world, stream_check(&stream));
+    if (status == STATUS_PEER) parallel_abort(&job, "a test");
     return 1;
 }
 
