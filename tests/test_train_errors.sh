@@ -149,12 +149,17 @@ ranks_quietly 1 "$strata" train "$folder/run.yaml" train.steps=1 train.global_ba
 grep -q 'level=warn event=small_data global_batch=1000 sequences=' "$folder/log" ||
     fail "a batch larger than the data: $(cat "$folder/log")"
 cpus=$(env -u OMP_NUM_THREADS nproc)
-ranks_quietly 1 "$strata" train "$folder/run.yaml" train.steps=1 "train.threads=$((cpus + 1))" "train.out=$folder/many2"
-grep -q "level=warn event=oversubscribed ranks_of_host=1 threads=$((cpus + 1)) cpus=$cpus " "$folder/log" ||
-    fail "more threads than CPUs: $(cat "$folder/log")"
-ranks_quietly 2 "$strata" train "$folder/run.yaml" train.steps=1 "train.threads=$cpus" "train.out=$folder/many3"
-grep -q "event=oversubscribed ranks_of_host=2 threads=$cpus cpus=$cpus " "$folder/log" ||
-    fail "more threads of two ranks than CPUs: $(cat "$folder/log")"
+crowd() { # RANKS ASKED GIVEN [VARIABLE=VALUE]: what the log says when ranks ask for so many threads
+    rm -rf "$folder/crowd"
+    ranks_quietly "$1" env -u OMP_WAIT_POLICY "${@:4}" "$strata" train "$folder/run.yaml" train.steps=2 \
+        "train.threads=$2" "train.out=$folder/crowd"
+    grep -q "event=oversubscribed ranks_of_host=$1 asked=$2 threads=$3 cpus=$cpus " "$folder/log" &&
+        grep -q "event=start .* threads=$3 " "$folder/log" || fail "$1 ranks, $2 threads: $(cat "$folder/log")"
+}
+crowd 1 $((cpus + 1)) "$cpus"
+crowd 1 $((cpus + 1)) $((cpus + 1)) OMP_WAIT_POLICY=passive
+crowd 2 "$cpus" $((cpus > 2 ? cpus / 2 : 1)) # spinning, this would take minutes
+crowd 2 "$cpus" "$cpus" GOMP_SPINCOUNT=0
 if [ "$cpus" -gt 1 ]; then # by default ranks share the cores
     ranks_quietly 2 "$strata" train "$folder/run.yaml" train.steps=1 train.threads=0 "train.out=$folder/many4"
     grep -q 'event=oversubscribed' "$folder/log" && fail "default threads: $(cat "$folder/log")"

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 static bool in_bf16(const struct trainer *t) {
     return t->options->model.dtype == OPTION_BF16;
@@ -239,17 +240,29 @@ enum status trainer_plan(const struct run_options *options, int ranks,
     return status;
 }
 
-/* Threads that wait for others of their team spin on CPUs that those others need: a step may take
- * many times as long. */
-static void warn_of_too_many_threads(const struct trainer *t) {
-    const struct parallel *p = t->parallel;
-    if (p->node_rank != 0 || p->node_size * t->threads <= p->node_cpus) return;
-    log_line(LOG_WARN,
-             "event=oversubscribed ranks_of_host=%d threads=%d cpus=%d reason=\"%s\" hint=\"%s\"",
-             p->node_size, t->threads, p->node_cpus,
-             "more threads than CPUs: a step may take many times as long",
-             t->threads > 1 ? "leave train.threads at 0, or set OMP_WAIT_POLICY=passive"
-                            : "start fewer ranks on this host");
+/* libgomp reads these once, before main: a program can't choose for itself. */
+static bool waits_passively(void) {
+    const char *policy = getenv("OMP_WAIT_POLICY"), *spins = getenv("GOMP_SPINCOUNT");
+    return spins ? strcmp(spins, "0") == 0 : policy && strcasecmp(policy, "passive") == 0;
+}
+
+/* Threads that wait for others of their team spin, on CPUs that those others need when there are
+ * more threads on the host than CPUs: a step then takes hundreds of times as long. Nothing that is
+ * computed depends on their number, so a run gets no more than its share unless waiting threads
+ * sleep. */
+static int choose_threads(const struct train_options *o, const struct parallel *p) {
+    int asked = o->threads ? (int)o->threads : p->threads;
+    if (p->node_size * asked <= p->node_cpus) return asked;
+    int share = p->node_cpus > p->node_size ? p->node_cpus / p->node_size : 1;
+    int threads = asked > share && !waits_passively() ? share : asked;
+    if (p->node_rank == 0)
+        log_line(LOG_WARN,
+                 "event=oversubscribed ranks_of_host=%d asked=%d threads=%d cpus=%d hint=\"%s\"",
+                 p->node_size, asked, threads, p->node_cpus,
+                 threads < asked ? "OMP_WAIT_POLICY=passive in the environment allows more"
+                 : asked > 1     ? "leave train.threads at 0"
+                                 : "start fewer ranks on this host");
+    return threads;
 }
 
 enum status trainer_open(struct trainer *t, const struct run_options *options,
@@ -258,8 +271,7 @@ enum status trainer_open(struct trainer *t, const struct run_options *options,
     t->options = options;
     t->parallel = parallel;
     t->best_loss = INFINITY;
-    t->threads = options->train.threads ? (int)options->train.threads : parallel->threads;
-    warn_of_too_many_threads(t);
+    t->threads = choose_threads(&options->train, parallel);
     enum status status = parallel_agree(&parallel->world, open_parts(t));
     if (status == STATUS_OK)
         status =
