@@ -59,12 +59,11 @@ static enum status read_values(const struct option_row *row, int argc, char **ar
 }
 
 /* `--texts a b MODEL`: a list takes all that follows, so what is missing is its last item. */
-static bool take_from_list(const struct option_row *rows, int count,
-                           const struct option_row *missing) {
+static bool take_from_list(const struct parse *parse, const struct option_row *missing) {
     if (missing->name || missing->kind != OPTION_TEXT) return false;
-    for (int i = 0; i < count; i++) {
-        if (rows[i].kind != OPTION_LIST) continue;
-        struct option_list *list = rows[i].value;
+    for (int i = 0; i < parse->count; i++) {
+        if (parse->rows[i].kind != OPTION_LIST || !parse->seen[i]) continue;
+        struct option_list *list = parse->rows[i].value;
         if (list->count < 2) continue;
         *(const char **)missing->value = list->items[--list->count];
         return true;
@@ -87,7 +86,7 @@ enum status options_parse(const struct option_row *rows, int count, int argc, ch
         TRY(read_values(&rows[row], argc, argv, &at));
     }
     for (int i = 0; i < count; i++)
-        if (rows[i].required && !parse.seen[i] && !take_from_list(rows, count, &rows[i]))
+        if (rows[i].required && !parse.seen[i] && !take_from_list(&parse, &rows[i]))
             return status_fail(STATUS_CONFIG, "%s is missing",
                                rows[i].name ? rows[i].name : "an argument");
     return STATUS_OK;
