@@ -4,16 +4,20 @@ JOBS   ?= $(shell nproc)
 export OMPI_ALLOW_RUN_AS_ROOT = 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 
-.PHONY: all build deps demo test soak peers bench format format-check asan tsan fuzz clean
+.PHONY: all help build deps demo test soak peers bench format format-check asan tsan fuzz clean
 
 all: build
+
+# A target and what it is for: the words behind ## on its line.
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Debian's packages, by name; asks for root only when one is missing.
 PACKAGES = build-essential cmake ninja-build pkg-config openmpi-bin libopenmpi-dev libhdf5-dev \
   hdf5-tools libmicrohttpd-dev libjansson-dev libpcre2-dev libutf8proc-dev libyaml-dev libxxhash-dev \
   libcurl4-openssl-dev libcmocka-dev libopenblas-dev libdnnl-dev clang clang-format \
   libclang-rt-14-dev curl jq python3 python3-venv
-deps:
+deps: ## install the Debian packages that are missing
 	@missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $(PACKAGES) 2>/dev/null | \
 	  awk '/install ok installed/ {have[$$1] = 1} END {split("$(PACKAGES)", want, " "); \
 	    for (i in want) if (!have[want[i]]) print want[i]}'); \
@@ -28,50 +32,50 @@ $(BUILD)/build.ninja: CMakeLists.txt
 	@cmake -S . -B $(BUILD) -G Ninja $(CMAKE_FLAGS) > $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }
 	@mv $(BUILD).log $(BUILD)/configure.log
 
-build: deps
+build: deps ## build/strata and the tests; what plain `make` does
 	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
 	cmake --build $(BUILD) -j $(JOBS)
 
 # LoRA fine-tuning of the bundled model on two ranks, evaluation, serving, a question by HTTP.
-demo: build
+demo: build ## fine-tune the bundled model on two ranks, evaluate it, serve it, ask it
 	configs/demo/run.sh
 
-test: build
+test: build ## every test (minutes); BUILD=DIR and JOBS=N choose folder and processes
 	ctest --test-dir $(BUILD) -j $(JOBS) --output-on-failure
 	@tests/skipped.sh $(BUILD)
 
 # Trials by the dozen; hours of nothing else should need this more than once.
-soak: build
+soak: build ## the tests with trials by the dozen (hours)
 	STRATA_SOAK=1 ctest --test-dir $(BUILD) --output-on-failure --timeout 3600
 
 # A virtual environment with PyTorch, transformers and PEFT; references made afresh and compared.
-peers: build
+peers: build ## compare with PyTorch, transformers and PEFT in a virtual environment
 	tests/peers/run.sh
 
-bench: build
+bench: build ## speed of kernels, training, tokenizers and the server
 	tests/bench.sh $(BUILD)
 
-format:
+format: ## clang-format all of our C
 	git ls-files '*.c' '*.h' | xargs clang-format -i
 
-format-check:
+format-check: ## fail where clang-format would change something
 	git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror
 
 # The tests under sanitizers. OpenMP's runtime is not instrumented, so threads are checked at one
 # OpenMP thread a process: what TSan then sees are the server's own threads.
-asan: deps
+asan: deps ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	cmake --preset asan > /dev/null
 	cmake --build build-asan -j $(JOBS)
 	ctest --test-dir build-asan -j $(JOBS) --output-on-failure
-tsan: deps
+tsan: deps ## the server's tests under ThreadSanitizer
 	cmake --preset tsan > /dev/null
 	cmake --build build-tsan -j $(JOBS)
 	ctest --test-dir build-tsan -R '^serve' --output-on-failure
 
 # Every libFuzzer target for FUZZ_SECONDS.
 FUZZ_SECONDS ?= 60
-fuzz: deps
+fuzz: deps ## every libFuzzer target for FUZZ_SECONDS (60)
 	tests/fuzz/run.sh $(FUZZ_SECONDS)
 
-clean:
+clean: ## remove what was built
 	rm -rf $(BUILD) build-asan build-tsan build-fuzz

@@ -2,6 +2,7 @@
 #include "core/adapter.h"
 
 #include "kernels/base/rng.h"
+#include "kernels/base/units.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -132,7 +133,7 @@ static enum status merge_pair(const struct adapter *adapter, const struct param 
     float *rows = a + rank * in, *b = rows + PANEL_ROWS * in;
     param_read(a, pair->a, 0, rank);
     for (int64_t first = 0; first < param->w.rows; first += PANEL_ROWS) {
-        int64_t left = param->w.rows - first, count = left < PANEL_ROWS ? left : PANEL_ROWS;
+        int64_t left = param->w.rows - first, count = min_i64(left, PANEL_ROWS);
         param_read(rows, param, first, count);
         param_read(b, pair->b, first, count);
         add_product(rows, a, b, count, in, rank, (double)adapter->scale);

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "core/arena.h"
 
+#include "kernels/base/units.h"
+
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +22,7 @@ enum status arena_create(struct arena *arena, const char *name, size_t bytes) {
     if (base == MAP_FAILED) {
         arena->capacity = 0;
         return status_fail(STATUS_MEMORY, "no memory for arena '%s' (%.1f MiB)", name,
-                           (double)bytes / (1 << 20));
+                           to_mib(bytes));
     }
     madvise(base, bytes, MADV_HUGEPAGE); /* advice: fewer TLB misses where the kernel agrees */
     arena->base = base;

@@ -118,9 +118,9 @@ static void attention_half_forward(const struct exec *exec, const struct model *
     exec->k->add(exec->stream, acts->mid, acts->x, acts->mid, n * c->hidden);
 }
 
-/* out = mid + Wd swiglu(Wg norm(mid), Wu norm(mid)) */
-static void mlp_half_forward(const struct exec *exec, const struct model *model, int layer,
-                             const struct batch *batch, struct block_acts *acts) {
+/* gate, up = Wg norm(mid), Wu norm(mid): what backward needs of the second half */
+static void mlp_inputs_forward(const struct exec *exec, const struct model *model, int layer,
+                               const struct batch *batch, struct block_acts *acts) {
     const struct model_config *c = &model->config;
     int64_t n = batch->tokens;
     size_t mark = arena_mark(exec->scratch);
@@ -130,7 +130,14 @@ static void mlp_half_forward(const struct exec *exec, const struct model *model,
     linear_forward(exec, model, WEIGHT_GATE, layer, batch, acts->gate, normed);
     linear_forward(exec, model, WEIGHT_UP, layer, batch, acts->up, normed);
     arena_release(exec->scratch, mark);
+}
 
+/* out = mid + Wd swiglu(gate, up) */
+static void mlp_output_forward(const struct exec *exec, const struct model *model, int layer,
+                               const struct batch *batch, struct block_acts *acts) {
+    const struct model_config *c = &model->config;
+    int64_t n = batch->tokens;
+    size_t mark = arena_mark(exec->scratch);
     void *product = scratch_act(exec, n * c->ffn);
     exec->k->swiglu_forward(exec->stream, product, acts->gate, acts->up, n * c->ffn);
     linear_forward(exec, model, WEIGHT_DOWN, layer, batch, acts->out, product);
@@ -139,10 +146,16 @@ static void mlp_half_forward(const struct exec *exec, const struct model *model,
     exec->k->add(exec->stream, acts->out, acts->mid, acts->out, n * c->hidden);
 }
 
+void block_recompute(const struct exec *exec, const struct model *model, int layer,
+                     const struct batch *batch, const float *rope_table, struct block_acts *acts) {
+    attention_half_forward(exec, model, layer, batch, rope_table, acts);
+    mlp_inputs_forward(exec, model, layer, batch, acts);
+}
+
 void block_forward(const struct exec *exec, const struct model *model, int layer,
                    const struct batch *batch, const float *rope_table, struct block_acts *acts) {
-    attention_half_forward(exec, model, layer, batch, rope_table, acts);
-    mlp_half_forward(exec, model, layer, batch, acts);
+    block_recompute(exec, model, layer, batch, rope_table, acts);
+    mlp_output_forward(exec, model, layer, batch, acts);
 }
 
 /* d: gradient of out -> gradient of mid */

@@ -40,6 +40,10 @@ void block_acts_push(struct block_acts *acts, struct arena *arena, const struct 
 void block_forward(const struct exec *exec, const struct model *model, int layer,
                    const struct batch *batch, const float *rope_table, struct block_acts *acts);
 
+/* Makes what backward needs, from x: all of forward but out, which the layer above has seen. */
+void block_recompute(const struct exec *exec, const struct model *model, int layer,
+                     const struct batch *batch, const float *rope_table, struct block_acts *acts);
+
 /* d (N, C) act: in the gradient of out, on return that of x (garbage unless need_dx). acts->gate
  * and acts->up are overwritten. Training batches only (no pages). */
 void block_backward(const struct exec *exec, const struct model *model, int layer,

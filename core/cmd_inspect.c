@@ -1,6 +1,7 @@
 #include "core/commands.h"
 
 #include "core/model_file.h"
+#include "core/options.h"
 #include "core/printable.h"
 #include <inttypes.h>
 #include <jansson.h>
@@ -238,18 +239,14 @@ int cmd_inspect(int argc, char **argv) {
     static const char usage[] = "usage: strata inspect FILE [--json]\n"
                                 "FILE: a .gguf, a .safetensors, an index .json, or a directory\n";
     const char *path = NULL;
-    bool json = false, wrong = false;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--help") == 0) return fputs(usage, stdout) < 0;
-        if (strcmp(argv[i], "--json") == 0)
-            json = true;
-        else if (path || strncmp(argv[i], "--", 2) == 0)
-            wrong = true;
-        else
-            path = argv[i];
-    }
-    if (wrong || !path) {
-        fputs(usage, stderr);
+    bool json = false;
+    const struct option_row rows[] = {
+        {NULL, OPTION_TEXT, &path, true, 0, 0},
+        {"--json", OPTION_FLAG, &json, false, 0, 0},
+    };
+    if (options_ask_help(argc, argv)) return fputs(usage, stdout) < 0;
+    if (options_parse(rows, sizeof rows / sizeof *rows, argc, argv) != STATUS_OK) {
+        fprintf(stderr, "strata inspect: %s\n%s", status_message(), usage);
         return 2;
     }
     struct model_file file;

@@ -106,6 +106,9 @@ enum status config_fail_unknown(const struct config_table *tables, int table_cou
     struct nearest nearest = {.key = copy, .best = "", .distance = 1 << 20};
     visit_slots(tables, table_count, compare_distance, &nearest);
     if (source.line > 0) snprintf(line, sizeof line, ":%ld", source.line);
+    if (source.option)
+        return status_fail(STATUS_CONFIG, "unknown option --%s; the nearest known one is --%s",
+                           copy, nearest.best);
     return status_fail(STATUS_CONFIG, "%s%s: unknown key \"%s\"; the nearest known one is \"%s\"",
                        source.name, line, copy, nearest.best);
 }
@@ -132,8 +135,8 @@ void config_free(const struct config_table *tables, int table_count) {
 }
 
 static enum status read_argument(const struct config_table *tables, int table_count,
-                                 const char *argument, long *seen) {
-    struct config_source source = {"argument", 0};
+                                 const char *argument, bool option, long *seen) {
+    struct config_source source = {.name = "argument", .option = option};
     const char *equals = strchr(argument, '=');
     if (!equals || equals == argument)
         return status_fail(STATUS_CONFIG, "argument \"%.200s\" is not key=value", argument);
@@ -161,7 +164,7 @@ static bool set_default(const struct config_slot *slot, void *context) {
     struct defaults *defaults = context;
     if (defaults->seen[slot->index]) return false;
     if (slot->row->standard) {
-        struct config_source source = {"default", 0};
+        struct config_source source = {.name = "default"};
         defaults->status = config_set_text(slot, slot->row->standard, source);
     } else {
         defaults->status = status_fail(STATUS_CONFIG, "%s: %s is required (%s)", defaults->name,
@@ -170,31 +173,52 @@ static bool set_default(const struct config_slot *slot, void *context) {
     return defaults->status != STATUS_OK;
 }
 
-static enum status parse(const struct config_table *tables, int table_count, const char *text,
-                         size_t bytes, const char *name, char *const *arguments, int argument_count,
-                         long *seen) {
-    if (text) TRY(config_read_yaml(tables, table_count, text, bytes, name, seen));
-    for (int i = 0; i < argument_count; i++)
-        TRY(read_argument(tables, table_count, arguments[i], seen));
-    struct defaults defaults = {seen, name, STATUS_OK};
+/* Where values come from. */
+struct inputs {
+    const char *text; /* YAML, or NULL */
+    size_t bytes;
+    const char *name;
+    char *const *arguments;
+    int argument_count;
+    bool options; /* the arguments were spelt --key */
+};
+
+static enum status parse(const struct config_table *tables, int table_count,
+                         const struct inputs *inputs, long *seen) {
+    if (inputs->text)
+        TRY(config_read_yaml(tables, table_count, inputs->text, inputs->bytes, inputs->name, seen));
+    for (int i = 0; i < inputs->argument_count; i++)
+        TRY(read_argument(tables, table_count, inputs->arguments[i], inputs->options, seen));
+    struct defaults defaults = {seen, inputs->name, STATUS_OK};
     visit_slots(tables, table_count, set_default, &defaults);
     return defaults.status;
 }
 
-enum status config_parse(const struct config_table *tables, int table_count, const char *text,
-                         size_t bytes, const char *name, char *const *arguments,
-                         int argument_count) {
+static enum status read_inputs(const struct config_table *tables, int table_count,
+                               const struct inputs *inputs) {
     bool forget = true;
     visit_slots(tables, table_count, clear_field, &forget);
     size_t rows = 0;
     for (int t = 0; t < table_count; t++) rows += (size_t)tables[t].count;
     long *seen = calloc(rows + 1, sizeof *seen);
-    if (!seen) return status_fail(STATUS_MEMORY, "no memory to read %s", name);
-    enum status status =
-        parse(tables, table_count, text, bytes, name, arguments, argument_count, seen);
+    if (!seen) return status_fail(STATUS_MEMORY, "no memory to read %s", inputs->name);
+    enum status status = parse(tables, table_count, inputs, seen);
     free(seen);
     if (status != STATUS_OK) config_free(tables, table_count);
     return status;
+}
+
+enum status config_parse(const struct config_table *tables, int table_count, const char *text,
+                         size_t bytes, const char *name, char *const *arguments,
+                         int argument_count) {
+    const struct inputs inputs = {text, bytes, name, arguments, argument_count, false};
+    return read_inputs(tables, table_count, &inputs);
+}
+
+enum status config_parse_options(const struct config_table *tables, int table_count,
+                                 char *const *options, int option_count) {
+    const struct inputs inputs = {NULL, 0, "options", options, option_count, true};
+    return read_inputs(tables, table_count, &inputs);
 }
 
 /* One byte more than a config may have is asked for, so that too large a file is seen. */
@@ -220,4 +244,37 @@ enum status config_load(const struct config_table *tables, int table_count, cons
         status = config_parse(tables, table_count, text, bytes, path, arguments, argument_count);
     free(text);
     return status;
+}
+
+struct comparison {
+    const struct config_table *was, *is;
+    enum status (*visit)(const struct config_change *change, void *context);
+    void *context;
+    enum status status;
+};
+
+static bool compare_slot(const struct config_slot *slot, void *context) {
+    struct comparison *comparison = context;
+    const struct config_row *row = slot->row;
+    const struct config_table *was = &comparison->was[slot->table - comparison->is];
+    char *before = NULL, *now = NULL;
+    enum status status = config_get_text(row, (const char *)was->values + row->offset, &before);
+    if (status == STATUS_OK)
+        status = config_get_text(row, (const char *)slot->table->values + row->offset, &now);
+    const struct config_change change = {slot->key, before, now};
+    if (status == STATUS_OK && strcmp(before, now) != 0)
+        status = comparison->visit(&change, comparison->context);
+    free(before);
+    free(now);
+    comparison->status = status;
+    return status != STATUS_OK;
+}
+
+enum status config_compare(const struct config_table *was, const struct config_table *is,
+                           int table_count,
+                           enum status (*visit)(const struct config_change *change, void *context),
+                           void *context) {
+    struct comparison comparison = {was, is, visit, context, STATUS_OK};
+    visit_slots(is, table_count, compare_slot, &comparison);
+    return comparison.status;
 }

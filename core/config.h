@@ -71,11 +71,28 @@ enum status config_parse(const struct config_table *tables, int table_count, con
                          size_t bytes, const char *name, char *const *arguments,
                          int argument_count);
 
+/* The same for a command that spells keys as options: `options` are key=value without the dashes,
+ * messages say --key. */
+enum status config_parse_options(const struct config_table *tables, int table_count,
+                                 char *const *options, int option_count);
+
 /* Frees strings and lists and sets them to NULL; may be called twice. */
 void config_free(const struct config_table *tables, int table_count);
 
 /* The resolved values as YAML that config_parse reads back to equal values. The caller frees it. */
 enum status config_dump(const struct config_table *tables, int table_count, char **yaml);
+
+/* Two sets of the same tables hold different values of a key: both as an argument would say them.
+ */
+struct config_change {
+    const char *key, *was, *is; /* borrowed for the visit */
+};
+
+/* Calls `visit` for every key whose values differ, in the order of the rows, until it fails. */
+enum status config_compare(const struct config_table *was, const struct config_table *is,
+                           int table_count,
+                           enum status (*visit)(const struct config_change *change, void *context),
+                           void *context);
 
 /* One Markdown table a prefix: key, type, default, what is allowed, help. `values` isn't looked
  * at. The caller frees it. */

@@ -26,6 +26,9 @@ enum status config_fail_value(const char *key, const char *value, struct config_
     char line[32] = "";
     if (source.line > 0) snprintf(line, sizeof line, ":%ld", source.line);
     bool cut = strlen(value) > SHOWN_BYTES;
+    if (source.option)
+        return status_fail(STATUS_CONFIG, "option --%s: \"%.*s\"%s %s", key, SHOWN_BYTES, value,
+                           cut ? "..." : "", reason);
     return status_fail(STATUS_CONFIG, "%s%s: %s = \"%.*s\"%s %s", source.name, line, key,
                        SHOWN_BYTES, value, cut ? "..." : "", reason);
 }
@@ -204,4 +207,64 @@ enum status config_set_text(const struct config_slot *slot, const char *text,
         text += bytes + (text[bytes] == ',');
     }
     return STATUS_OK;
+}
+
+static void print_double(FILE *out, double value) {
+    char text[40];
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        if (strtod(text, NULL) == value) break;
+    }
+    fputs(text, out);
+}
+
+static void print_list(FILE *out, const struct config_list *list) {
+    fputc('[', out);
+    for (int64_t i = 0; i < list->count; i++) {
+        const char *item = list->items[i];
+        bool quoted = !*item || item[strcspn(item, " ,[]\"\\")];
+        fputs(i ? ", " : "", out);
+        if (quoted) fputc('"', out);
+        for (const char *at = item; *at; at++)
+            fprintf(out, "%s%c", *at == '"' || *at == '\\' ? "\\" : "", *at);
+        if (quoted) fputc('"', out);
+    }
+    fputc(']', out);
+}
+
+static void print_field(FILE *out, const struct config_row *row, const void *value) {
+    int word;
+    switch (row->type) {
+    case CONFIG_BOOL:
+        fputs(*(const bool *)value ? "true" : "false", out);
+        return;
+    case CONFIG_INT:
+        fprintf(out, "%lld", (long long)*(const int64_t *)value);
+        return;
+    case CONFIG_DOUBLE:
+        print_double(out, *(const double *)value);
+        return;
+    case CONFIG_STRING:
+        fputs(*(char *const *)value, out);
+        return;
+    case CONFIG_ENUM:
+        memcpy(&word, value, sizeof word);
+        fputs(row->words[word], out);
+        return;
+    case CONFIG_LIST:
+        print_list(out, value);
+        return;
+    }
+    assert(!"a row's type");
+}
+
+enum status config_get_text(const struct config_row *row, const void *value, char **text) {
+    size_t bytes;
+    *text = NULL;
+    FILE *out = open_memstream(text, &bytes);
+    if (out) print_field(out, row, value);
+    if (out && fclose(out) == 0) return STATUS_OK;
+    free(*text);
+    *text = NULL;
+    return status_fail(STATUS_MEMORY, "no memory for the value of %s", row->name);
 }

@@ -10,6 +10,7 @@ enum { CONFIG_MAX_KEY = 256 };
 struct config_source {
     const char *name; /* file, "argument" or "default" */
     long line;        /* from 1; 0 = none */
+    bool option;      /* the key was spelt --key: messages say "option" */
 };
 
 /* A row found by its key. */
@@ -47,6 +48,10 @@ enum status config_list_append(const struct config_slot *slot, const char *text,
 /* As an argument or default says it: config_set, but a list is `a,b`, and "" is the empty one. */
 enum status config_set_text(const struct config_slot *slot, const char *text,
                             struct config_source source);
+
+/* A field as an argument says it: the fewest digits that read back as the same number, a list in
+ * brackets with its items quoted where they need it. The caller frees it. */
+enum status config_get_text(const struct config_row *row, const void *field, char **text);
 
 /* Reads a whole YAML document into the tables. seen[slot.index] is the line a key was set on. */
 enum status config_read_yaml(const struct config_table *tables, int table_count, const char *text,

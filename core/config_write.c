@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "core/config.h"
 
+#include "core/config_value.h"
+
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,41 +47,21 @@ static void emit_list(struct writer *writer, const struct config_list *list) {
     emit(writer, &event, yaml_sequence_end_event_initialize(&event));
 }
 
-/* The fewest digits that read back as the same number. */
-static void format_double(char text[40], double value) {
-    for (int digits = 15; digits <= 17; digits++) {
-        snprintf(text, 40, "%.*g", digits, value);
-        if (strtod(text, NULL) == value) return;
-    }
-}
-
 static void emit_value(struct writer *writer, const struct config_row *row, const void *field) {
-    char text[40];
-    int word;
-    switch (row->type) {
-    case CONFIG_BOOL:
-        emit_scalar(writer, *(const bool *)field ? "true" : "false", YAML_PLAIN_SCALAR_STYLE);
-        return;
-    case CONFIG_INT:
-        snprintf(text, sizeof text, "%lld", (long long)*(const int64_t *)field);
-        emit_scalar(writer, text, YAML_PLAIN_SCALAR_STYLE);
-        return;
-    case CONFIG_DOUBLE:
-        format_double(text, *(const double *)field);
-        emit_scalar(writer, text, YAML_PLAIN_SCALAR_STYLE);
-        return;
-    case CONFIG_STRING:
-        emit_scalar(writer, *(char *const *)field, YAML_DOUBLE_QUOTED_SCALAR_STYLE);
-        return;
-    case CONFIG_ENUM:
-        memcpy(&word, field, sizeof word);
-        emit_scalar(writer, row->words[word], YAML_ANY_SCALAR_STYLE);
-        return;
-    case CONFIG_LIST:
+    if (row->type == CONFIG_LIST) {
         emit_list(writer, field);
         return;
     }
-    assert(!"a row's type");
+    yaml_scalar_style_t style = row->type == CONFIG_STRING ? YAML_DOUBLE_QUOTED_SCALAR_STYLE
+                                : row->type == CONFIG_ENUM ? YAML_ANY_SCALAR_STYLE
+                                                           : YAML_PLAIN_SCALAR_STYLE;
+    char *text;
+    if (config_get_text(row, field, &text) != STATUS_OK) {
+        writer->failed = true;
+        return;
+    }
+    emit_scalar(writer, text, style);
+    free(text);
 }
 
 static void emit_tables(struct writer *writer, const struct config_table *tables, int count) {

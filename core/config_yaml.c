@@ -18,7 +18,7 @@ struct reader {
 };
 
 static struct config_source source_at(const struct reader *reader, const yaml_event_t *event) {
-    return (struct config_source){reader->name, (long)event->start_mark.line + 1};
+    return (struct config_source){.name = reader->name, .line = (long)event->start_mark.line + 1};
 }
 
 static enum status fail_syntax(const struct reader *reader) {

@@ -3,6 +3,7 @@
 
 #include "core/atomic_file.h"
 #include "core/safetensors_write.h"
+#include "kernels/base/units.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -82,7 +83,7 @@ static enum status append_rows(struct tensor_sink *sink, const struct export_req
     int64_t rows = param->w.rows, cols = param->w.cols;
     enum dtype dtype = spec_dtype(request, param);
     for (int64_t first = 0; first < rows; first += EXPORT_ROWS) {
-        int64_t count = rows - first < EXPORT_ROWS ? rows - first : EXPORT_ROWS;
+        int64_t count = min_i64(rows - first, EXPORT_ROWS);
         for (int64_t i = 0; i < count; i++)
             param_read(values + i * cols, param, export_source_row(request, param, first + i), 1);
         TRY(check_range(values, count * cols, dtype, param->name));

@@ -1,4 +1,5 @@
 #include "core/head.h"
+#include "kernels/base/units.h"
 
 #include <math.h>
 #include <string.h>
@@ -105,12 +106,11 @@ void head_loss(const struct exec *exec, const struct model *model, const struct 
                const void *hidden, void *d_hidden, double *loss, float *token_loss) {
     const struct model_config *c = &model->config;
     size_t mark = arena_mark(exec->scratch), row_bytes = act_bytes(exec, c->hidden);
-    int64_t most = head_chunk(c->vocab);
-    int64_t rows = batch->tokens < most ? batch->tokens : most;
+    int64_t rows = min_i64(batch->tokens, head_chunk(c->vocab));
     struct chunk chunk = push_chunk(exec, model, rows, d_hidden != NULL);
     for (int64_t first = 0; first < batch->tokens; first += rows) {
         chunk.first = first;
-        chunk.rows = batch->tokens - first < rows ? batch->tokens - first : rows;
+        chunk.rows = min_i64(batch->tokens - first, rows);
         const char *x = (const char *)hidden + (size_t)first * row_bytes;
         final_norm(exec, model, chunk.normed, chunk.rstd, x, chunk.rows);
         project(exec, model, chunk.logits, chunk.normed, chunk.rows);

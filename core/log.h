@@ -1,5 +1,7 @@
 /* Log lines: `key=value` pairs on standard error, one line an event. An error names rank and host.
- * Values with spaces are quoted by the caller's format. */
+ *
+ * A value that came from outside (a path, a message, a name) goes through log_value, so that a line
+ * is always one line and splits into its pairs without knowing who wrote it. */
 #ifndef STRATA_CORE_LOG_H
 #define STRATA_CORE_LOG_H
 
@@ -13,5 +15,17 @@ void log_set_level(enum log_level level);
 
 /* One line: level, then the printf-formatted text, then a newline. Thread-safe. */
 void log_line(enum log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+enum { LOG_VALUE_BYTES = 2048 };
+struct log_text {
+    char text[LOG_VALUE_BYTES];
+};
+
+/* `value` as a log line holds it: bare where it is plain; "quoted" where it is empty or has spaces,
+ * quotes, backslashes, '=', control characters or bytes that are not UTF-8. In quotes \", \\, \n,
+ * \r, \t and \xNN stand for what would end or break the value. What doesn't fit is cut, then "...".
+ * Returns room->text:
+ *     log_line(LOG_WARN, "event=x path=%s", log_value(&(struct log_text){0}, path)); */
+const char *log_value(struct log_text *room, const char *value);
 
 #endif

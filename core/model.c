@@ -1,8 +1,10 @@
 #include "core/model.h"
 
 #include "kernels/base/rng.h"
+#include "kernels/base/units.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -81,26 +83,30 @@ static void init_rows(const struct param *param, int64_t first, int64_t count, f
     weight_pack(&param->w, first, count, values);
 }
 
-void model_init_random(struct model *model, uint64_t seed, float std) {
+static void init_vector(const struct param *param) {
+    enum weight_when when = weight_table[param->id].when;
+    bool norm = when == WHEN_ALWAYS || when == WHEN_QK_NORM;
+    for (int64_t j = 0; j < param->w.cols; j++) ((float *)param->w.data)[j] = norm ? 1.0f : 0.0f;
+}
+
+void model_init_random(struct model *model, uint64_t seed, float std, int threads) {
     int64_t widest = 0;
-    for (int i = 0; i < model->param_count; i++)
-        if (model->params[i].w.cols > widest) widest = model->params[i].w.cols;
-    float *values = malloc((size_t)widest * PANEL_ROWS * sizeof *values);
-    if (!values) abort(); /* a few hundred kilobytes, after gigabytes were granted */
+    for (int i = 0; i < model->param_count; i++) widest = max_i64(widest, model->params[i].w.cols);
+    size_t block = (size_t)widest * PANEL_ROWS;
+    float *blocks = malloc((size_t)threads * block * sizeof *blocks);
+    if (!blocks) abort(); /* a few hundred kilobytes a thread, after gigabytes were granted */
     for (int i = 0; i < model->param_count; i++) {
-        struct param *param = &model->params[i];
+        const struct param *param = &model->params[i];
         if (!param->w.data) continue;
         if (weight_is_vector(param->id)) {
-            bool norm = weight_table[param->id].when == WHEN_ALWAYS ||
-                        weight_table[param->id].when == WHEN_QK_NORM;
-            for (int64_t j = 0; j < param->w.cols; j++)
-                ((float *)param->w.data)[j] = norm ? 1.0f : 0.0f;
+            init_vector(param);
             continue;
         }
-        for (int64_t row = 0; row < param->w.rows; row += PANEL_ROWS) {
-            int64_t count = param->w.rows - row < PANEL_ROWS ? param->w.rows - row : PANEL_ROWS;
-            init_rows(param, row, count, values, seed, init_std(model, param->id, std));
-        }
+        float deviation = init_std(model, param->id, std);
+#pragma omp parallel for num_threads(threads) schedule(static)
+        for (int64_t row = 0; row < param->w.rows; row += PANEL_ROWS)
+            init_rows(param, row, min_i64(param->w.rows - row, PANEL_ROWS),
+                      blocks + (size_t)omp_get_thread_num() * block, seed, deviation);
     }
-    free(values);
+    free(blocks);
 }

@@ -57,8 +57,9 @@ enum status model_load(struct model *model, const struct model_file *file, enum 
                        int64_t context, int threads);
 
 /* Random weights, N(0, std), output projections scaled by 1 / sqrt(2 L) (GPT-2); norms 1, biases 0.
- * The value of an element depends on seed, parameter and element alone. */
-void model_init_random(struct model *model, uint64_t seed, float std);
+ * The value of an element depends on seed, parameter and element alone, not on `threads` (at least
+ * 1), which share the rows. */
+void model_init_random(struct model *model, uint64_t seed, float std, int threads);
 
 /* Logical fp32 values of rows [first, first + count) of a parameter, in Hugging Face's order. */
 static inline void param_read(float *out, const struct param *param, int64_t first, int64_t count) {

@@ -3,6 +3,7 @@
 
 #include "core/model_file_internal.h"
 #include "core/printable.h"
+#include "core/text.h"
 #include "kernels/dequantize.h"
 #include <assert.h>
 #include <dirent.h>
@@ -110,11 +111,6 @@ enum status model_file_map(struct model_file *file, const char *path,
     enum status status = map_descriptor(descriptor, source);
     close(descriptor);
     return status;
-}
-
-static bool ends_with(const char *text, const char *ending) {
-    size_t length = strlen(text), tail = strlen(ending);
-    return length >= tail && strcmp(text + length - tail, ending) == 0;
 }
 
 static bool is_model_name(const char *name) {

@@ -58,6 +58,19 @@ static enum status read_values(const struct option_row *row, int argc, char **ar
     return STATUS_OK;
 }
 
+/* `--texts a b MODEL`: a list takes all that follows, so what is missing is its last item. */
+static bool take_from_list(const struct parse *parse, const struct option_row *missing) {
+    if (missing->name || missing->kind != OPTION_TEXT) return false;
+    for (int i = 0; i < parse->count; i++) {
+        if (parse->rows[i].kind != OPTION_LIST || !parse->seen[i]) continue;
+        struct option_list *list = parse->rows[i].value;
+        if (list->count < 2) continue;
+        *(const char **)missing->value = list->items[--list->count];
+        return true;
+    }
+    return false;
+}
+
 enum status options_parse(const struct option_row *rows, int count, int argc, char **argv) {
     struct parse parse = {.rows = rows, .count = count};
     assert(count <= MAX_ROWS);
@@ -73,8 +86,14 @@ enum status options_parse(const struct option_row *rows, int count, int argc, ch
         TRY(read_values(&rows[row], argc, argv, &at));
     }
     for (int i = 0; i < count; i++)
-        if (rows[i].required && !parse.seen[i])
+        if (rows[i].required && !parse.seen[i] && !take_from_list(&parse, &rows[i]))
             return status_fail(STATUS_CONFIG, "%s is missing",
                                rows[i].name ? rows[i].name : "an argument");
     return STATUS_OK;
+}
+
+bool options_ask_help(int argc, char *const *argv) {
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0) return true;
+    return false;
 }

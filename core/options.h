@@ -26,8 +26,12 @@ struct option_row {
     int64_t low, high;
 };
 
-/* Fills the rows' values from argv[1 ...]. STATUS_CONFIG names what is unknown, missing, said twice
- * or no number of its range. */
+/* Fills the rows' values from argv[1 ...], in any order. A required positional argument that
+ * nothing else gives is the last item of a list that has others. STATUS_CONFIG names what is
+ * unknown, missing, said twice or no number of its range. */
 enum status options_parse(const struct option_row *rows, int count, int argc, char **argv);
+
+/* Whether --help is among the arguments, wherever it stands. */
+bool options_ask_help(int argc, char *const *argv);
 
 #endif

@@ -23,7 +23,7 @@ size_t utf8_character(const char *text, size_t bytes) {
 }
 
 /* C0, DEL and the two-byte C1 controls move a terminal's cursor or worse. */
-static int is_control(const char *text, size_t length) {
+bool printable_is_control(const char *text, size_t length) {
     unsigned char first = (unsigned char)text[0];
     if (length == 1) return first < 0x20 || first == 0x7f;
     return length == 2 && first == 0xc2 && (unsigned char)text[1] < 0xa0;
@@ -34,7 +34,7 @@ char *printable(char *out, size_t size, const char *text, size_t bytes) {
     size_t used = 0, room = size - 4; /* "..." and the NUL always fit */
     for (size_t at = 0; at < bytes;) {
         size_t length = utf8_character(text + at, bytes - at);
-        int escape = length == 0 || is_control(text + at, length);
+        int escape = length == 0 || printable_is_control(text + at, length);
         if (length == 0) length = 1;
         if (used + (escape ? 4 * length : length) > room) {
             memcpy(out + used, "...", 4);

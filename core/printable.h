@@ -2,6 +2,7 @@
 #ifndef STRATA_CORE_PRINTABLE_H
 #define STRATA_CORE_PRINTABLE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 enum { PRINTABLE_SIZE = 128 };
@@ -14,6 +15,9 @@ char *printable(char *out, size_t size, const char *text, size_t bytes);
 /* Bytes (1-4) of the UTF-8 character at `text`, 0 where the `bytes` there start with none. Overlong
  * forms, surrogates and values beyond U+10FFFF are none. Source: RFC 3629. */
 size_t utf8_character(const char *text, size_t bytes);
+
+/* Whether the UTF-8 character of `length` bytes at `text` is a control character: C0, DEL, C1. */
+bool printable_is_control(const char *text, size_t length);
 
 /* A copy with a NUL in which every byte that is not UTF-8 became U+FFFD; the caller frees it, and
  * gets its length (NULs of the text are kept). NULL when there is no memory. */

@@ -2,18 +2,12 @@
 #include "core/progress.h"
 
 #include "core/log.h"
+#include "kernels/base/clock.h"
 
 #include <stdio.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { BAR_CELLS = 30 };
-
-static double clock_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 void progress_begin(struct progress *progress, const char *task, int64_t total) {
     double now = clock_seconds();

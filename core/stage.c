@@ -57,7 +57,7 @@ static void backward_to(const struct exec *exec, const struct model *model,
     for (int layer = model->config.layers - 1; layer >= 0 && layer >= lowest; layer--) {
         struct block_acts *block = &acts->blocks[layer];
         if (acts->keep == ACTS_INPUT)
-            block_forward(exec, model, layer, batch, acts->rope_table, block);
+            block_recompute(exec, model, layer, batch, acts->rope_table, block);
         block_backward(exec, model, layer, batch, acts->rope_table, block, d, layer > lowest);
         if (done) done(context, layer);
     }

@@ -5,11 +5,11 @@
 #include "core/export.h"
 #include "core/options.h"
 #include "data/tokenizer.h"
+#include "kernels/base/clock.h"
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 static const char usage[] =
@@ -161,12 +161,6 @@ static long long target_bytes(const struct convert *convert) {
     return stat(path, &info) == 0 ? (long long)info.st_size : 0;
 }
 
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
-
 /* Writing over what is being read, or over a directory of one's own source, would lose it. */
 static enum status refuse_own_source(const struct convert *convert) {
     struct stat source, target;
@@ -177,7 +171,7 @@ static enum status refuse_own_source(const struct convert *convert) {
 }
 
 static enum status run(struct convert *convert) {
-    double start = seconds_now();
+    double start = clock_seconds();
     TRY(refuse_own_source(convert));
     TRY(parse_type(convert));
     TRY(parse_dtype(convert));
@@ -189,7 +183,7 @@ static enum status run(struct convert *convert) {
            dtype_info(convert->dtype)->name,
            (long long)model_config_parameters(&convert->model.config), target_bytes(convert),
            source_bytes(&convert->file), convert->tokenizer, convert->adapter ? "merged" : "none",
-           seconds_now() - start);
+           clock_seconds() - start);
     return STATUS_OK;
 }
 
@@ -203,7 +197,7 @@ int cmd_convert(int argc, char **argv) {
         {"--adapter", OPTION_TEXT, &convert.adapter, false, 0, 0},
         {"--threads", OPTION_INTEGER, &convert.threads, false, 1, 1024},
     };
-    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+    if (options_ask_help(argc, argv)) {
         fputs(usage, stdout);
         return 0;
     }

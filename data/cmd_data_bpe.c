@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "data/commands.h"
 
+#include "core/options.h"
 #include "data/bpe_train.h"
 #include "data/tokenizer_parts.h"
 #include <stdio.h>
@@ -19,26 +20,40 @@ struct bpe_options {
     size_t special_count, file_count;
 };
 
-/* False when the arguments make no sense. `room` holds argc pointers for each list. */
-static bool parse_bpe(int argc, char **argv, struct bpe_options *options, const char **room) {
+/* One that isn't known, or one of ours at the end. */
+static enum status fail_option(const char *text) {
+    static const char *const known[] = {"--vocab", "--out", "--special"};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(text, known[i]) == 0)
+            return status_fail(STATUS_CONFIG, "%s needs a value", text);
+    return status_fail(STATUS_CONFIG, "unknown option '%s'", text);
+}
+
+/* `room` holds argc pointers for each list. */
+static enum status parse_bpe(int argc, char **argv, struct bpe_options *options,
+                             const char **room) {
     *options = (struct bpe_options){.specials = room, .files = room + argc};
     for (int i = 1; i < argc; i++) {
         bool has_value = i + 1 < argc;
         char *end = "";
         if (strcmp(argv[i], "--vocab") == 0 && has_value) {
             options->vocab = strtol(argv[++i], &end, 10);
-            if (*end || options->vocab > TOKENIZER_MAX_TOKENS) return false;
+            if (*end || options->vocab < 1 || options->vocab > TOKENIZER_MAX_TOKENS)
+                return status_fail(STATUS_CONFIG, "--vocab: '%s' is no number from 1 to %d",
+                                   argv[i], TOKENIZER_MAX_TOKENS);
         } else if (strcmp(argv[i], "--out") == 0 && has_value) {
             options->out = argv[++i];
         } else if (strcmp(argv[i], "--special") == 0 && has_value) {
             options->specials[options->special_count++] = argv[++i];
         } else if (argv[i][0] == '-') {
-            return false;
+            return fail_option(argv[i]);
         } else {
             options->files[options->file_count++] = argv[i];
         }
     }
-    return options->vocab > 0 && options->out && options->file_count > 0;
+    const char *missing = !options->vocab ? "--vocab" : !options->out ? "--out" : "a file";
+    if (options->vocab && options->out && options->file_count) return STATUS_OK;
+    return status_fail(STATUS_CONFIG, "%s is missing", missing);
 }
 
 static enum status train(struct bpe_trainer *trainer, const struct bpe_options *options) {
@@ -57,13 +72,14 @@ static enum status train(struct bpe_trainer *trainer, const struct bpe_options *
 int cmd_data_bpe(int argc, char **argv) {
     struct bpe_options options;
     struct bpe_trainer *trainer;
-    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+    if (options_ask_help(argc, argv)) {
         fputs(bpe_usage, stdout);
         return 0;
     }
     const char **room = calloc(2 * (size_t)argc, sizeof *room);
-    if (!room || !parse_bpe(argc, argv, &options, room)) {
-        fputs(bpe_usage, stderr);
+    if (!room || parse_bpe(argc, argv, &options, room) != STATUS_OK) {
+        fprintf(stderr, "strata data bpe: %s\n%s", room ? status_message() : "no memory",
+                bpe_usage);
         free(room);
         return 2;
     }

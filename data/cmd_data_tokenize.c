@@ -2,6 +2,7 @@
 #include "data/commands.h"
 
 #include "core/log.h"
+#include "core/options.h"
 #include "core/progress.h"
 #include "data/document.h"
 #include "data/token_file.h"
@@ -64,8 +65,8 @@ static bool parse_format(const char *word, enum corpus_format *format) {
     return false;
 }
 
-/* Inputs are gathered at the front of argv. False when the arguments make no sense. */
-static bool parse(int argc, char **argv, struct arguments *arguments) {
+/* Inputs are gathered at the front of argv. */
+static enum status parse(int argc, char **argv, struct arguments *arguments) {
     arguments->inputs = argv + 1;
     for (int i = 1; i < argc; i++) {
         const char **value = strcmp(argv[i], "--tokenizer") == 0    ? &arguments->tokenizer
@@ -74,26 +75,32 @@ static bool parse(int argc, char **argv, struct arguments *arguments) {
                              : strcmp(argv[i], "--template") == 0   ? &arguments->template
                                                                     : NULL;
         bool format = strcmp(argv[i], "--format") == 0;
-        if ((value || format) && i + 1 == argc) return false;
+        if ((value || format) && i + 1 == argc)
+            return status_fail(STATUS_CONFIG, "%s needs a value", argv[i]);
         if (value)
             *value = argv[++i];
         else if (format && !parse_format(argv[++i], &arguments->format))
-            return false;
+            return status_fail(STATUS_CONFIG,
+                               "--format: '%s' is not auto, text, paragraphs or jsonl", argv[i]);
         else if (strcmp(argv[i], "--literal") == 0)
             arguments->literal = true;
         else if (!format && strncmp(argv[i], "--", 2) == 0)
-            return false;
+            return status_fail(STATUS_CONFIG, "unknown option '%s'", argv[i]);
         else if (!format)
             arguments->inputs[arguments->input_count++] = argv[i];
     }
     if (arguments->vocabulary) {
         char *end;
         long ids = strtol(arguments->vocabulary, &end, 10);
-        if (*end || ids < 1 || ids > INT32_MAX) return false;
+        if (*end || ids < 1 || ids > INT32_MAX)
+            return status_fail(STATUS_CONFIG, "--vocabulary: '%s' is no number from 1 to %d",
+                               arguments->vocabulary, INT32_MAX);
         arguments->ids = (int32_t)ids;
     }
-    return !arguments->tokenizer != !arguments->vocabulary && arguments->out &&
-           arguments->input_count > 0;
+    if (!arguments->tokenizer == !arguments->vocabulary)
+        return status_fail(STATUS_CONFIG, "exactly one of --tokenizer and --vocabulary is needed");
+    if (arguments->out && arguments->input_count > 0) return STATUS_OK;
+    return status_fail(STATUS_CONFIG, "%s is missing", arguments->out ? "an input" : "--out");
 }
 
 /* A template that is missing is told only when messages come along. */
@@ -191,7 +198,7 @@ static void report(const struct arguments *arguments, const struct totals *total
     log_line(LOG_INFO,
              "event=tokenize out=%s template=%s documents=%lld tokens=%lld trained_tokens=%lld "
              "bytes=%lld seconds=%.1f tokens_per_second=%.0f",
-             arguments->out,
+             log_value(&(struct log_text){0}, arguments->out),
              rules->template_status == STATUS_OK ? chat_template_name(&rules->template) : "none",
              (long long)totals->documents, (long long)totals->tokens, (long long)totals->trained,
              (long long)corpus->bytes_read, seconds, (double)totals->tokens / (seconds + 1e-9));
@@ -237,12 +244,12 @@ static enum status tokenize(const struct arguments *arguments, const struct toke
 int cmd_data_tokenize(int argc, char **argv) {
     struct arguments arguments = {0};
     struct tokenizer *tokenizer = NULL;
-    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+    if (options_ask_help(argc, argv)) {
         fputs(usage, stdout);
         return 0;
     }
-    if (!parse(argc, argv, &arguments)) {
-        fputs(usage, stderr);
+    if (parse(argc, argv, &arguments) != STATUS_OK) {
+        fprintf(stderr, "strata data tokenize: %s\n%s", status_message(), usage);
         return 2;
     }
     enum status status =

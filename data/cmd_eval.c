@@ -178,7 +178,7 @@ int cmd_eval(int argc, char **argv) {
         {"--context", OPTION_INTEGER, &eval.context, false, 1, INT32_MAX},
         {"--threads", OPTION_INTEGER, &eval.threads, false, 1, 1024},
     };
-    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+    if (options_ask_help(argc, argv)) {
         fputs(usage, stdout);
         return 0;
     }

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "data/commands.h"
 
+#include "core/options.h"
 #include "data/tokenizer.h"
 #include <errno.h>
 #include <jansson.h>
@@ -21,23 +22,15 @@ struct options {
     bool jsonl, special, decode, literal;
 };
 
-/* False when the arguments make no sense. */
-static bool parse(int argc, char **argv, struct options *options) {
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--jsonl") == 0)
-            options->jsonl = true;
-        else if (strcmp(argv[i], "--special") == 0)
-            options->special = true;
-        else if (strcmp(argv[i], "--decode") == 0)
-            options->decode = true;
-        else if (strcmp(argv[i], "--literal") == 0)
-            options->literal = true;
-        else if (argv[i][0] == '-' || options->tokenizer)
-            return false;
-        else
-            options->tokenizer = argv[i];
-    }
-    return options->tokenizer != NULL;
+static enum status parse(int argc, char **argv, struct options *options) {
+    const struct option_row rows[] = {
+        {NULL, OPTION_TEXT, &options->tokenizer, true, 0, 0},
+        {"--jsonl", OPTION_FLAG, &options->jsonl, false, 0, 0},
+        {"--special", OPTION_FLAG, &options->special, false, 0, 0},
+        {"--decode", OPTION_FLAG, &options->decode, false, 0, 0},
+        {"--literal", OPTION_FLAG, &options->literal, false, 0, 0},
+    };
+    return options_parse(rows, sizeof rows / sizeof *rows, argc, argv);
 }
 
 static enum status encode(const struct tokenizer *tokenizer, const struct options *options,
@@ -188,12 +181,12 @@ static enum status run_whole(const struct tokenizer *tokenizer, const struct opt
 int cmd_tokenize(int argc, char **argv) {
     struct options options = {0};
     struct tokenizer *tokenizer;
-    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+    if (options_ask_help(argc, argv)) {
         fputs(usage, stdout);
         return 0;
     }
-    if (!parse(argc, argv, &options)) {
-        fputs(usage, stderr);
+    if (parse(argc, argv, &options) != STATUS_OK) {
+        fprintf(stderr, "strata tokenize: %s\n%s", status_message(), usage);
         return 2;
     }
     enum status status = tokenizer_open(&tokenizer, options.tokenizer);

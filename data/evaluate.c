@@ -3,11 +3,11 @@
 
 #include "core/packed_batch.h"
 #include "core/safetensors_write.h"
+#include "kernels/base/clock.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     EVAL_TOKENS = 2048,    /* packed at once, unless one sequence is longer */
@@ -33,12 +33,6 @@ struct run {
     void *d_hidden; /* (capacity, C) act */
     double loss;
 };
-
-static double seconds_now(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 static void measure(struct run *run) {
     const struct evaluate_request *request = run->request;
@@ -235,7 +229,7 @@ static void close_run(struct run *run) {
 }
 
 enum status evaluate(const struct evaluate_request *request, struct evaluate_result *result) {
-    double start = seconds_now();
+    double start = clock_seconds();
     struct run *run = calloc(1, sizeof *run); /* a workspace is large */
     if (!run) return status_fail(STATUS_MEMORY, "no memory for an evaluation");
     run->request = request;
@@ -244,7 +238,7 @@ enum status evaluate(const struct evaluate_request *request, struct evaluate_res
     *result = (struct evaluate_result){.loss = run->predicted > 0 ? run->loss : (double)NAN,
                                        .tokens = (int64_t)request->lines->ids.count,
                                        .predicted = run->predicted,
-                                       .seconds = seconds_now() - start};
+                                       .seconds = clock_seconds() - start};
     close_run(run);
     free(run);
     return status;

@@ -143,6 +143,17 @@ int64_t loader_inputs(const struct loader *loader) {
     return loader->inputs;
 }
 
+enum status loader_describe_file(struct loader *loader, int64_t i, char text[LOADER_FILE_BYTES]) {
+    assert(i >= 0 && i < loader->part_count);
+    struct token_file *file = loader->parts[i].file;
+    const struct token_file_info *info = token_file_info(file);
+    uint64_t hash;
+    TRY(token_file_fingerprint(file, &hash));
+    snprintf(text, LOADER_FILE_BYTES, "tokens=%lld documents=%lld hash=%016llx",
+             (long long)info->tokens, (long long)info->documents, (unsigned long long)hash);
+    return STATUS_OK;
+}
+
 struct loader_share loader_share(int64_t count, int rank, int ranks) {
     int64_t base = count / ranks, rest = count % ranks;
     return (struct loader_share){base * rank + (rank < rest ? rank : rest), base + (rank < rest)};

@@ -49,6 +49,11 @@ void loader_close(struct loader *loader); /* NULL is fine */
 int64_t loader_sequences(const struct loader *loader); /* an epoch */
 int64_t loader_inputs(const struct loader *loader);    /* tokens an epoch goes through */
 
+/* What the file of data.train[i] or data.validation[i] holds, for comparison and for people:
+ * "tokens=12000 documents=40 hash=..." (token_file_fingerprint). */
+enum { LOADER_FILE_BYTES = 96 };
+enum status loader_describe_file(struct loader *loader, int64_t i, char text[LOADER_FILE_BYTES]);
+
 struct loader_share {
     int64_t first, count;
 };

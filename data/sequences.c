@@ -1,4 +1,5 @@
 #include "data/sequences.h"
+#include "kernels/base/units.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
@@ -34,7 +35,7 @@ static enum status close_sequence(struct packer *packer) {
 static bool must_close(const struct packer *packer, int64_t token, int64_t inputs, int64_t whole) {
     const struct sequence *open = &packer->open;
     int64_t room = packer->length - open->inputs;
-    int64_t taken = inputs < room ? inputs : room;
+    int64_t taken = min_i64(inputs, room);
     if (open->inputs == 0) return false;
     if (room == 0 || packer->packing == PACKING_OFF) return true;
     if (token + taken + 1 - open->token > 2 * packer->length) return true; /* too much skipped */
@@ -49,7 +50,7 @@ static enum status add_document(struct packer *packer, int64_t document, int64_t
         if (must_close(packer, token, rest, whole)) TRY(close_sequence(packer));
         struct sequence *open = &packer->open;
         if (open->inputs == 0) *open = (struct sequence){.token = token, .document = document};
-        int64_t room = packer->length - open->inputs, taken = rest < room ? rest : room;
+        int64_t room = packer->length - open->inputs, taken = min_i64(rest, room);
         open->inputs += (int32_t)taken;
         token += taken;
         open->tokens = (int32_t)(token + 1 - open->token);

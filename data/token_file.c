@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "data/token_file.h"
+#include "kernels/base/units.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 struct token_file {
     struct token_file_info info;
@@ -211,4 +213,36 @@ enum status token_file_read(struct token_file *file, int64_t first, int64_t coun
             return status_fail(STATUS_FORMAT, "%s: token %lld has loss weight %g", file->path,
                                (long long)(first + i), (double)weights[i]);
     return STATUS_OK;
+}
+
+enum { SAMPLES = 64, SAMPLE_TOKENS = 512 };
+
+/* The first and the last tokens are among the samples; those of a small file overlap. */
+static enum status hash_samples(struct token_file *file, XXH3_state_t *hash) {
+    int32_t tokens[SAMPLE_TOKENS];
+    float weights[SAMPLE_TOKENS];
+    int64_t all = file->info.tokens, count = min_i64(all, SAMPLE_TOKENS);
+    for (int64_t i = 0; i < SAMPLES; i++) {
+        int64_t first = (int64_t)((double)(all - count) * (double)i / (SAMPLES - 1));
+        TRY(token_file_read(file, first, count, tokens, weights));
+        XXH3_64bits_update(hash, tokens, (size_t)count * sizeof *tokens);
+        XXH3_64bits_update(hash, weights, (size_t)count * sizeof *weights);
+    }
+    return STATUS_OK;
+}
+
+enum status token_file_fingerprint(struct token_file *file, uint64_t *fingerprint) {
+    const struct token_file_info *info = &file->info;
+    const uint64_t facts[] = {info->tokenizer_hash, (uint64_t)info->vocabulary,
+                              (uint64_t)info->tokens, (uint64_t)info->documents};
+    XXH3_state_t *hash = XXH3_createState();
+    if (!hash) return status_fail(STATUS_MEMORY, "%s: no memory for a hash", file->path);
+    XXH3_64bits_reset(hash);
+    XXH3_64bits_update(hash, facts, sizeof facts);
+    XXH3_64bits_update(hash, file->documents,
+                       (size_t)(info->documents + 1) * sizeof *file->documents);
+    enum status status = hash_samples(file, hash);
+    *fingerprint = XXH3_64bits_digest(hash);
+    XXH3_freeState(hash);
+    return status;
 }

@@ -70,4 +70,9 @@ const int64_t *token_file_documents(const struct token_file *file);
 enum status token_file_read(struct token_file *file, int64_t first, int64_t count, int32_t *tokens,
                             float *weights);
 
+/* A number that files of other contents have not, but for rare chance: a hash over the attributes,
+ * the list of documents and samples of the tokens and weights all over the file (of a small file,
+ * all of them). Reads well under a MiB besides what is open, however large the file is. */
+enum status token_file_fingerprint(struct token_file *file, uint64_t *fingerprint);
+
 #endif

@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 /* Opening by what a path is, and the questions that need no work. */
+#include "core/text.h"
 #include "data/tokenizer_parts.h"
 
 #include <dirent.h>
@@ -109,11 +110,6 @@ enum status read_whole_file(const char *path, char **data, size_t *bytes) {
 
 /* The files a directory may hold, in the order in which they are looked for. */
 static const char *const names[] = {"tokenizer.json", "tokenizer.model", "vocab.json"};
-
-static bool ends_with(const char *text, const char *end) {
-    size_t bytes = strlen(text), end_bytes = strlen(end);
-    return bytes >= end_bytes && strcmp(text + bytes - end_bytes, end) == 0;
-}
 
 /* The first file of `directory` in the order of names, or by name the first that ends in
  * `.tiktoken` or `.gguf`; the caller frees it. */

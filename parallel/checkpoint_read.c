@@ -1,4 +1,5 @@
 #include "core/log.h"
+#include "kernels/base/units.h"
 #include "parallel/checkpoint_format.h"
 #include "parallel/checkpoint_verify.h"
 #include "parallel/durable_h5.h"
@@ -92,7 +93,7 @@ static enum status read_rows(hid_t dataset, hid_t space, const char *path,
     TRY(check_shape(space, path, slab));
     int64_t step = checkpoint_block_rows(values->cols);
     for (int64_t first = 0; first < values->rows; first += step) {
-        int64_t count = values->rows - first < step ? values->rows - first : step;
+        int64_t count = min_i64(values->rows - first, step);
         hsize_t start[2] = {(hsize_t)(slab->first_row + first), (hsize_t)slab->first_col};
         hsize_t extent[2] = {(hsize_t)count, (hsize_t)values->cols};
         H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, extent, NULL);
@@ -183,7 +184,8 @@ static enum status newest_complete(const char *directory, int64_t below, int64_t
         if (checkpoint_verify_structure(&folder) == STATUS_OK)
             *step = steps[i];
         else
-            log_line(LOG_WARN, "event=checkpoint_skipped reason=\"%s\"", status_message());
+            log_line(LOG_WARN, "event=checkpoint_skipped reason=%s",
+                     log_value(&(struct log_text){0}, status_message()));
     }
     free(steps);
     return STATUS_OK;
@@ -213,7 +215,7 @@ enum status checkpoint_resume(struct comm *world, const char *directory, int64_t
         enum status status = checkpoint_load(world, directory, *step, state, slabs, slab_count);
         if (status != STATUS_FORMAT && status != STATUS_IO) return status;
         if (world->rank == 0)
-            log_line(LOG_WARN, "event=checkpoint_skipped step=%" PRId64 " reason=\"%s\"", *step,
-                     status_message());
+            log_line(LOG_WARN, "event=checkpoint_skipped step=%" PRId64 " reason=%s", *step,
+                     log_value(&(struct log_text){0}, status_message()));
     }
 }

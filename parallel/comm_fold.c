@@ -1,4 +1,5 @@
 #include "parallel/comm_fold.h"
+#include "kernels/base/units.h"
 
 #include <assert.h>
 
@@ -56,7 +57,7 @@ void comm_fold(void *out, const void *rows, int ranks, int64_t count, enum dtype
 #pragma omp parallel for num_threads(threads) schedule(static) if (blocks > 16)
     for (int64_t block = 0; block < blocks; block++) {
         int64_t first = block * FOLD_BLOCK;
-        int64_t n = count - first < FOLD_BLOCK ? count - first : FOLD_BLOCK;
+        int64_t n = min_i64(count - first, FOLD_BLOCK);
         if (type == DTYPE_F32)
             fold_f32((float *)out + first, (const float *)rows + first, ranks, count, n, sum);
         else if (type == DTYPE_F64)

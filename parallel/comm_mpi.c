@@ -1,4 +1,5 @@
 #include "parallel/comm_mpi.h"
+#include "kernels/base/units.h"
 #include "parallel/comm_fold.h"
 
 #include <assert.h>
@@ -67,14 +68,16 @@ static bool failed(struct comm *comm, struct stream *s, const char *op, int peer
     return true;
 }
 
+/* After a failed collective the peers are where this rank is not: another one would wait for ever.
+ * The rank must come to its stream_check, whose STATUS_PEER ends the job. */
+static bool lost(const struct stream *s) {
+    return s->status == STATUS_PEER;
+}
+
 /* Elements in the largest message. */
 static int64_t piece_elements(const struct comm *comm, enum dtype type) {
     int64_t elements = state_of(comm)->piece / (int64_t)dtype_bytes(type, 1);
     return elements < 1 ? 1 : elements;
-}
-
-static int64_t min_i64(int64_t a, int64_t b) {
-    return a < b ? a : b;
 }
 
 static char *at(const void *base, int64_t element, enum dtype type) {
@@ -130,7 +133,7 @@ static int64_t ordered_step(struct comm *comm, struct stream *s, const char *op,
 
 static void ordered(struct comm *comm, struct stream *s, const char *op, void *buffer,
                     int64_t count, enum dtype type, enum comm_sum sum) {
-    if (comm->size == 1) return;
+    if (comm->size == 1 || lost(s)) return;
     for (int64_t done = 0; done < count;) {
         int64_t step = ordered_step(comm, s, op, at(buffer, done, type), count - done, type, sum);
         if (step == 0) return;
@@ -140,7 +143,7 @@ static void ordered(struct comm *comm, struct stream *s, const char *op, void *b
 
 static void mpi_all_reduce(struct comm *comm, struct stream *s, void *buffer, int64_t count,
                            enum dtype type, enum comm_sum sum) {
-    if (comm->size == 1) return;
+    if (comm->size == 1 || lost(s)) return;
     if (type == DTYPE_BF16) {
         ordered(comm, s, "all_reduce", buffer, count, type, sum);
         return;
@@ -167,6 +170,7 @@ static void mpi_reduce_scatter(struct comm *comm, struct stream *s, void *out, c
         if (out != in) memmove(out, in, dtype_bytes(type, (size_t)count));
         return;
     }
+    if (lost(s)) return;
     int64_t room = min_i64(SCRATCH_BYTES, state_of(comm)->piece) / (int64_t)dtype_bytes(type, 1);
     int64_t piece = room / comm->size > 0 ? room / comm->size : 1;
     for (int64_t done = 0; done < slice; done += piece) {
@@ -186,6 +190,7 @@ static void mpi_all_gather(struct comm *comm, struct stream *s, void *out, const
         return;
     }
     int64_t piece = piece_elements(comm, type);
+    if (lost(s)) return;
     for (int64_t done = 0; done < count; done += piece) {
         int64_t n = min_i64(piece, count - done);
         MPI_Datatype row;
@@ -201,7 +206,7 @@ static void mpi_all_gather(struct comm *comm, struct stream *s, void *out, const
 static void mpi_broadcast(struct comm *comm, struct stream *s, void *buffer, int64_t count,
                           enum dtype type, int root) {
     int64_t piece = piece_elements(comm, type);
-    for (int64_t done = 0; done < count && comm->size > 1; done += piece) {
+    for (int64_t done = 0; done < count && comm->size > 1 && !lost(s); done += piece) {
         int code = MPI_Bcast(at(buffer, done, type), (int)min_i64(piece, count - done),
                              mpi_type(type), root, state_of(comm)->handle);
         if (failed(comm, s, "broadcast", root, code)) return;
@@ -211,7 +216,7 @@ static void mpi_broadcast(struct comm *comm, struct stream *s, void *buffer, int
 static void mpi_send(struct comm *comm, struct stream *s, const void *buffer, int64_t count,
                      enum dtype type, int to) {
     int64_t piece = piece_elements(comm, type);
-    for (int64_t done = 0; done < count; done += piece) {
+    for (int64_t done = 0; done < count && !lost(s); done += piece) {
         int code = MPI_Send(at(buffer, done, type), (int)min_i64(piece, count - done),
                             mpi_type(type), to, MESSAGE_TAG, state_of(comm)->handle);
         if (failed(comm, s, "send", to, code)) return;
@@ -221,7 +226,7 @@ static void mpi_send(struct comm *comm, struct stream *s, const void *buffer, in
 static void mpi_recv(struct comm *comm, struct stream *s, void *buffer, int64_t count,
                      enum dtype type, int from) {
     int64_t piece = piece_elements(comm, type);
-    for (int64_t done = 0; done < count; done += piece) {
+    for (int64_t done = 0; done < count && !lost(s); done += piece) {
         int n = (int)min_i64(piece, count - done), got = 0;
         MPI_Status status;
         int code = MPI_Recv(at(buffer, done, type), n, mpi_type(type), from, MESSAGE_TAG,
@@ -237,13 +242,13 @@ static void mpi_recv(struct comm *comm, struct stream *s, void *buffer, int64_t 
 }
 
 static void mpi_barrier(struct comm *comm, struct stream *s) {
-    failed(comm, s, "barrier", NO_PEER, MPI_Barrier(state_of(comm)->handle));
+    if (!lost(s)) failed(comm, s, "barrier", NO_PEER, MPI_Barrier(state_of(comm)->handle));
 }
 
 static void mpi_start_all_reduce(struct comm *comm, struct stream *s, void *buffer, int64_t count,
                                  enum dtype type, struct comm_request *request) {
     assert(!request->state);
-    if (comm->size == 1 || count == 0) return;
+    if (comm->size == 1 || count == 0 || lost(s)) return;
     if (type == DTYPE_BF16) { /* MPI can't widen: the sum is made now, the wait is nothing */
         ordered(comm, s, "start_all_reduce", buffer, count, type, COMM_SUM);
         return;
@@ -251,8 +256,8 @@ static void mpi_start_all_reduce(struct comm *comm, struct stream *s, void *buff
     int64_t piece = piece_elements(comm, type);
     int64_t pieces = (count + piece - 1) / piece;
     struct flight *flight = malloc(sizeof *flight + (size_t)pieces * sizeof(MPI_Request));
-    if (!flight) {
-        stream_fail(s, STATUS_MEMORY, "start_all_reduce", "no memory for %lld requests",
+    if (!flight) { /* not STATUS_MEMORY: the others have started, there is no agreeing any more */
+        stream_fail(s, STATUS_PEER, "start_all_reduce", "no memory for %lld requests",
                     (long long)pieces);
         return;
     }
@@ -270,7 +275,7 @@ static void mpi_start_all_reduce(struct comm *comm, struct stream *s, void *buff
 /* Open MPI moves non-blocking collectives only inside its calls: this is one. */
 static bool mpi_test(struct comm *comm, struct stream *s, struct comm_request *request) {
     struct flight *flight = request->state;
-    if (!flight) return true;
+    if (!flight || lost(s)) return true;
     int done = 0;
     int code = MPI_Testall(flight->count, flight->requests, &done, MPI_STATUSES_IGNORE);
     return failed(comm, s, "test", NO_PEER, code) || done;
@@ -279,8 +284,9 @@ static bool mpi_test(struct comm *comm, struct stream *s, struct comm_request *r
 static void mpi_wait(struct comm *comm, struct stream *s, struct comm_request *request) {
     struct flight *flight = request->state;
     if (!flight) return;
-    int code = MPI_Waitall(flight->count, flight->requests, MPI_STATUSES_IGNORE);
-    failed(comm, s, "wait", NO_PEER, code);
+    if (!lost(s)) /* else what is under way is left to the end of the job */
+        failed(comm, s, "wait", NO_PEER,
+               MPI_Waitall(flight->count, flight->requests, MPI_STATUSES_IGNORE));
     free(flight);
     request->state = NULL;
 }

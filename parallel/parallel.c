@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "parallel/parallel.h"
 #include "core/log.h"
+#include "kernels/base/clock.h"
 #include "parallel/comm_mpi.h"
 #include "parallel/cores.h"
 
@@ -9,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static bool set(const char *variable) {
@@ -47,13 +49,17 @@ static enum status share_cores(struct parallel *parallel) {
                            parallel->world.rank);
     MPI_Comm_rank(node, &parallel->node_rank);
     MPI_Comm_size(node, &parallel->node_size);
-    struct cores mine;
-    int32_t sharers[CORES_MAX];
+    struct cores mine, sharers;
     cores_allowed(&mine);
-    for (int i = 0; i < CORES_MAX; i++) sharers[i] = mine.core[i];
-    MPI_Allreduce(MPI_IN_PLACE, sharers, CORES_MAX, MPI_INT32_T, MPI_SUM, node);
+    sharers = mine;
+    int code = MPI_Allreduce(MPI_IN_PLACE, &sharers, sizeof sharers / sizeof(int32_t), MPI_INT32_T,
+                             MPI_SUM, node);
     MPI_Comm_free(&node);
-    parallel->threads = cores_share(&mine, sharers);
+    if (code != MPI_SUCCESS)
+        return status_fail(STATUS_PEER, "rank %d can't count the cores of its host",
+                           parallel->world.rank);
+    parallel->threads = cores_share(&mine, sharers.core);
+    parallel->node_cpus = cores_cpus(sharers.cpu);
     return STATUS_OK;
 }
 
@@ -84,6 +90,7 @@ enum status parallel_start(struct parallel *parallel, int *argc, char ***argv) {
         struct cores mine;
         cores_allowed(&mine);
         parallel->threads = cores_share(&mine, mine.core);
+        parallel->node_cpus = cores_cpus(mine.cpu);
     }
     log_identify(parallel->world.rank, parallel->world.size);
     return STATUS_OK;
@@ -96,13 +103,32 @@ void parallel_finish(struct parallel *parallel) {
 }
 
 _Noreturn void parallel_abort(const struct parallel *parallel, const char *what) {
-    log_line(LOG_ERROR, "event=abort while=\"%s\" reason=\"%s\"", what, status_message());
+    log_line(LOG_ERROR, "event=abort while=%s reason=%s", log_value(&(struct log_text){0}, what),
+             log_value(&(struct log_text){0}, status_message()));
     if (parallel->mpi) MPI_Abort(MPI_COMM_WORLD, 1);
     _Exit(1);
 }
 
+/* Whether all ranks come to this point in time. */
+static bool all_arrive(double seconds) {
+    MPI_Request request;
+    int arrived = 0;
+    double until = clock_seconds() + seconds;
+    if (MPI_Ibarrier(MPI_COMM_WORLD, &request) != MPI_SUCCESS) return false;
+    for (;;) {
+        if (MPI_Test(&request, &arrived, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
+        if (arrived || clock_seconds() > until) return arrived;
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}
+
+void parallel_finish_failed(struct parallel *parallel, double seconds) {
+    if (parallel->mpi && !all_arrive(seconds)) parallel_abort(parallel, "leaving");
+    parallel_finish(parallel);
+}
+
 enum status parallel_agree(struct comm *comm, enum status mine) {
-    if (comm->size == 1) return mine;
+    if (comm->size == 1 || mine == STATUS_PEER) return mine; /* the others are elsewhere */
     struct stream stream;
     stream_open_cpu(&stream, 1);
     int32_t first = mine == STATUS_OK ? comm->size : comm->rank;

@@ -11,7 +11,8 @@ struct parallel {
     struct comm world;
     int node_rank, node_size; /* among the ranks of this host */
     int threads;              /* my share of the physical cores that I may run on; at least 1 */
-    bool mpi;                 /* a launcher started us, MPI is up */
+    int node_cpus; /* hardware threads that the ranks of this host may run on, together */
+    bool mpi;      /* a launcher started us, MPI is up */
 };
 
 /* Before anything else of the job. Identifies the process to the log. A job that srun started
@@ -21,12 +22,18 @@ enum status parallel_start(struct parallel *parallel, int *argc, char ***argv);
 /* After every communicator but world is closed. May be called twice, and on a zeroed struct. */
 void parallel_finish(struct parallel *parallel);
 
+/* parallel_finish after a failure. All ranks should have agreed on it and come here; when they have
+ * not within `seconds`, those that are missing wait in some collective for this one, and the job is
+ * ended as by parallel_abort. */
+void parallel_finish_failed(struct parallel *parallel, double seconds);
+
 /* Ends every rank of the job with exit code 1 after one error line: rank, host, and the thread's
  * last message, which names the op. `what` says what was being done. */
 _Noreturn void parallel_abort(const struct parallel *parallel, const char *what);
 
 /* The same verdict on every rank: OK when all of `comm` say OK; otherwise the first failing rank's
- * code and message ("rank 2: ..."). Collective. */
+ * code and message ("rank 2: ..."). Collective, but for a rank that says STATUS_PEER: it returns at
+ * once, since a collective failed and the others need not come here; its caller ends the job. */
 enum status parallel_agree(struct comm *comm, enum status mine);
 
 /* The op table that all ranks can run: `name` as kernels_cpu takes it; "auto" takes the best one of

@@ -1,5 +1,6 @@
 /* The handlers of both completion routes: request to prompts to generations. */
 #define _GNU_SOURCE
+#include "kernels/base/clock.h"
 #include "serve/completion.h"
 
 #include <stdlib.h>
@@ -86,7 +87,7 @@ static void fill_defaults(const struct server *server, struct api_request *reque
     if (request->top_p < 0.0) request->top_p = config->top_p >= 0.0 ? config->top_p : 1.0;
     if (request->top_k < 0 && config->top_k > 0) request->top_k = config->top_k;
     if (!request->has_seed && getrandom(&request->seed, sizeof request->seed, 0) < 0)
-        request->seed = (int64_t)(monotonic_seconds() * 1e9);
+        request->seed = (int64_t)(clock_seconds() * 1e9);
     int64_t room = engine_layout(server->engine)->context + 1 - (int64_t)longest;
     if (request->max_tokens < 0) request->max_tokens = request->kind == API_CHAT ? room : 16;
     if (request->max_tokens > room) request->max_tokens = room;

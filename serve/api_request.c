@@ -3,7 +3,6 @@
 
 #include "core/json_util.h"
 #include "core/log.h"
-#include "core/printable.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -136,9 +135,7 @@ static bool read_field(const struct field *field, json_t *value, struct api_requ
 }
 
 static void log_ignored(const char *name) {
-    char text[PRINTABLE_SIZE];
-    printable(text, sizeof text, name, strlen(name));
-    log_line(LOG_INFO, "event=ignored_field field=\"%s\"", text);
+    log_line(LOG_INFO, "event=ignored_field field=%s", log_value(&(struct log_text){0}, name));
 }
 
 static bool read_fields(struct api_request *request, struct api_problem *problem) {

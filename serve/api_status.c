@@ -1,6 +1,7 @@
 /* Health, version and metrics: what monitors ask. Metrics are Prometheus' text format, version
  * 0.0.4. */
 #define _GNU_SOURCE
+#include "kernels/base/clock.h"
 #include "serve/api.h"
 
 struct http_source *api_health(struct server *server, const struct http_request *request,
@@ -87,7 +88,7 @@ struct http_source *api_metrics(struct server *server, const struct http_request
     reply->type = "text/plain; version=0.0.4; charset=utf-8";
     write_value(reply, "ready", "gauge", "1 when requests are served.", ready);
     write_value(reply, "uptime_seconds", "counter", "Since the start.",
-                monotonic_seconds() - server->started);
+                clock_seconds() - server->started);
     if (ready) write_engine(reply, server);
     return NULL;
 }

@@ -1,5 +1,7 @@
 #define _GNU_SOURCE
 #include "core/log.h"
+#include "kernels/base/clock.h"
+#include "kernels/base/units.h"
 #include "serve/commands.h"
 #include "serve/serving.h"
 
@@ -23,25 +25,23 @@ struct run {
     char reason[1024];
 };
 
-static double mib(size_t bytes) {
-    return (double)bytes / (1 << 20);
-}
-
 static void report(const struct run *run, double seconds) {
     const struct serving *serving = &run->serving;
     const struct engine_layout *layout = engine_layout(serving->engine);
     log_line(LOG_INFO,
-             "event=model name=\"%s\" family=%s parameters=%lld adapters=%d isa=%s act=%s "
+             "event=model name=%s family=%s parameters=%lld adapters=%d isa=%s act=%s "
              "chat_template=%s",
-             serving->base_name, model_family_name(serving->model.config.family),
+             log_value(&(struct log_text){0}, serving->base_name),
+             model_family_name(serving->model.config.family),
              (long long)model_config_parameters(&serving->model.config), serving->adapter_count,
              serving->kernels->name, dtype_info(serving->kernels->act)->name,
              chat_template_name(&run->server.template));
     log_line(LOG_INFO,
              "event=memory weights_mib=%.1f adapters_mib=%.1f activations_mib=%.1f "
              "scratch_mib=%.1f step_mib=%.1f kv_mib=%.1f",
-             mib(layout->weight_bytes), mib(layout->adapter_bytes), mib(layout->work_bytes),
-             mib(layout->scratch_bytes), mib(layout->step_bytes), mib(layout->kv_bytes));
+             to_mib(layout->weight_bytes), to_mib(layout->adapter_bytes),
+             to_mib(layout->work_bytes), to_mib(layout->scratch_bytes), to_mib(layout->step_bytes),
+             to_mib(layout->kv_bytes));
     log_line(LOG_INFO,
              "event=ready context=%lld kv_dtype=%s pages=%d page_size=%d max_batch=%d "
              "token_budget=%d threads=%d seconds=%.1f",
@@ -52,10 +52,10 @@ static void report(const struct run *run, double seconds) {
 /* Loads while the main thread already waits for signals, and wakes it when that fails. */
 static void *load(void *argument) {
     struct run *run = argument;
-    double start = monotonic_seconds();
+    double start = clock_seconds();
     run->loaded = serving_open(&run->serving, &run->options, &run->server);
     if (run->loaded == STATUS_OK) {
-        report(run, monotonic_seconds() - start);
+        report(run, clock_seconds() - start);
         atomic_store(&run->server.ready, true);
     } else {
         snprintf(run->reason, sizeof run->reason, "%s", status_message());
@@ -86,10 +86,10 @@ static enum status start(struct run *run) {
 
 /* Lets running requests finish for `grace` seconds, or until a second signal. */
 static void wind_down(struct run *run, const sigset_t *signals) {
-    double until = monotonic_seconds() + run->options.grace;
+    double until = clock_seconds() + run->options.grace;
     log_line(LOG_INFO, "event=stopping grace_seconds=%g", run->options.grace);
     http_refuse(run->http);
-    while (!engine_drain(run->serving.engine, 0.1) && monotonic_seconds() < until)
+    while (!engine_drain(run->serving.engine, 0.1) && clock_seconds() < until)
         if (sigtimedwait(signals, NULL, &(struct timespec){0}) > 0) break;
 }
 

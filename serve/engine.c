@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include "kernels/base/clock.h"
 #include "serve/engine_parts.h"
 
 #include <stdlib.h>
@@ -27,7 +28,7 @@ enum status engine_submit(struct engine *engine, struct generation *generation) 
     bool refused = engine->refusing;
     if (!refused) {
         generation_hold(generation);
-        generation->times.submitted = monotonic_seconds();
+        generation->times.submitted = clock_seconds();
         struct generation **link = &engine->inbox;
         while (*link) link = &(*link)->next;
         *link = generation;
@@ -75,7 +76,7 @@ static void drop_unwanted(struct engine *engine, bool all) {
         generation_finish(generation, FINISH_CANCELLED, NULL);
         retire(engine, generation);
     }
-    engine->looked = monotonic_seconds();
+    engine->looked = clock_seconds();
 }
 
 static void join_line(struct engine *engine, struct generation *generation) {
@@ -120,7 +121,7 @@ static void accept_news(struct engine *engine) {
         next = generation->next;
         join_line(engine, generation);
     }
-    if (look || monotonic_seconds() - engine->looked > LOOK_MILLISECONDS * 1e-3)
+    if (look || clock_seconds() - engine->looked > LOOK_MILLISECONDS * 1e-3)
         drop_unwanted(engine, false);
 }
 

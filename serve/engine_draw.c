@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include "kernels/base/clock.h"
 #include "serve/engine_parts.h"
 
 #include <math.h>
@@ -109,7 +110,7 @@ static enum status append_token(struct engine *engine, struct generation *genera
 
 static void note_time(struct engine *engine, struct generation *generation) {
     struct generation_times *times = &generation->times;
-    double now = monotonic_seconds();
+    double now = clock_seconds();
     pthread_mutex_lock(&engine->lock);
     if (times->first_token == 0.0) {
         times->first_token = now;

@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include "kernels/base/units.h"
 #include "serve/engine_parts.h"
 
 #include <stdio.h>
@@ -77,8 +78,8 @@ static enum status choose_pages(struct engine *engine) {
                                "a context of %lld tokens needs %.1f MiB of KV pages, but there is "
                                "room for %.1f MiB, which is %lld tokens",
                                (long long)layout->context,
-                               (double)token_bytes * (double)layout->context / (1 << 20),
-                               (double)room / (1 << 20), (long long)fits);
+                               to_mib(token_bytes * (size_t)layout->context), to_mib(room),
+                               (long long)fits);
         layout->context = fits;
     }
     layout->pages = (int32_t)found;

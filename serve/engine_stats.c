@@ -19,8 +19,9 @@ static void log_generation(const struct generation *generation) {
     log_line(LOG_INFO,
              "event=finished id=%s choice=%d reason=%s prompt_tokens=%d cached_tokens=%d "
              "output_tokens=%d ttft_ms=%.1f total_ms=%.1f tok_s=%.1f preemptions=%d",
-             generation->options->id, generation->choice, finish_name(generation->finish),
-             generation->sequence.prompt, generation->cached, generation->drawn,
+             log_value(&(struct log_text){0}, generation->options->id), generation->choice,
+             finish_name(generation->finish), generation->sequence.prompt, generation->cached,
+             generation->drawn,
              times->first_token > 0.0 ? 1e3 * (times->first_token - times->submitted) : 0.0,
              1e3 * (times->finished - times->submitted),
              decoding > 0.0 ? (generation->drawn - 1) / decoding : 0.0,

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "serve/generation.h"
 
+#include "kernels/base/clock.h"
 #include "serve/logprobs.h"
 
 #include <assert.h>
@@ -8,13 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-double monotonic_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
 
 const char *finish_name(enum finish finish) {
     static const char *const names[] = {"none", "stop", "length", "cancelled", "error"};
@@ -130,7 +124,7 @@ void generation_finish(struct generation *generation, enum finish finish, const 
             error = "out of memory";
         }
         generation->finish = finish;
-        generation->times.finished = monotonic_seconds();
+        generation->times.finished = clock_seconds();
         snprintf(generation->error, sizeof generation->error, "%s", error ? error : "");
         if (generation->listener.wake) generation->listener.wake(generation->listener.context);
     }

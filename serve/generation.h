@@ -101,8 +101,6 @@ static inline struct generation *generation_of(struct sequence *sequence) {
     return (struct generation *)((char *)sequence - offsetof(struct generation, sequence));
 }
 
-double monotonic_seconds(void);
-
 /* "stop", "length", "cancelled" or "error". */
 const char *finish_name(enum finish finish);
 

@@ -86,8 +86,7 @@ static void log_library(void *context, const char *format, va_list arguments) {
     (void)context;
     char text[512];
     vsnprintf(text, sizeof text, format, arguments);
-    text[strcspn(text, "\n")] = '\0';
-    log_line(LOG_DEBUG, "event=http message=\"%s\"", text);
+    log_line(LOG_DEBUG, "event=http message=%s", log_value(&(struct log_text){0}, text));
 }
 
 enum status http_open(struct http_server **out, const struct http_options *options) {

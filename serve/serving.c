@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "serve/serving.h"
 
+#include "kernels/base/clock.h"
+
 #include "core/log.h"
 
 #include <stdlib.h>
@@ -13,7 +15,7 @@ void server_init(struct server *server) {
     atomic_init(&server->ready, false);
     atomic_init(&server->id_counter, 0);
     server->created = time(NULL);
-    server->started = monotonic_seconds();
+    server->started = clock_seconds();
     if (getrandom(&server->id_key, sizeof server->id_key, 0) < 0)
         server->id_key = (uint64_t)server->created;
 }
@@ -84,8 +86,8 @@ static enum status choose_template(struct server *server, const struct serving_o
     const char *jinja = tokenizer_chat_template(server->tokenizer);
     if (jinja && chat_template_recognise(&server->template, jinja) == STATUS_OK) return STATUS_OK;
     if (jinja)
-        log_line(LOG_WARN, "event=chat_template reason=\"%s\" use=plain hint=--chat-template",
-                 status_message());
+        log_line(LOG_WARN, "event=chat_template reason=%s use=plain hint=--chat-template",
+                 log_value(&(struct log_text){0}, status_message()));
     return chat_template_named(&server->template, "plain");
 }
 

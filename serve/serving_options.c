@@ -129,7 +129,7 @@ enum status serving_options_read(struct serving_options *options, int command, i
     struct config_table tables[2];
     int table_count = make_tables(command, options, tables);
     if (status == STATUS_OK && !*help)
-        status = config_load(tables, table_count, NULL, settings, count);
+        status = config_parse_options(tables, table_count, settings, count);
     if (status == STATUS_OK && !*help && !options->model && !(options->url && *options->url)) {
         serving_options_free(options);
         status =

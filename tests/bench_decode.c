@@ -9,6 +9,7 @@
  * weights. */
 #define _GNU_SOURCE
 #include "core/workspace.h"
+#include "kernels/base/clock.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,12 +17,6 @@
 #include <time.h>
 
 enum { STEPS = 12, PAGE = 64, READ_MIB = 1024, READ_RUNS = 5 };
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void check(enum status status) {
     if (status == STATUS_OK) return;
@@ -42,10 +37,10 @@ static double read_bandwidth(int threads) {
     memset(data, 1, count * sizeof *data);
     double best = 0.0;
     for (int run = 0; run < READ_RUNS; run++) {
-        double start = now();
+        double start = clock_seconds();
 #pragma omp parallel for simd num_threads(threads) reduction(+ : total)
         for (size_t i = 0; i < count; i++) total += data[i];
-        double rate = (double)(count * sizeof *data) / (now() - start);
+        double rate = (double)(count * sizeof *data) / (clock_seconds() - start);
         if (rate > best) best = rate;
     }
     volatile uint64_t sink = total; /* keeps the sums alive */
@@ -101,11 +96,11 @@ static void make_batch(struct step *s, int32_t sequences, int32_t context) {
 static double median_step(struct step *s) {
     double seconds[STEPS];
     for (int i = 0; i < STEPS; i++) {
-        double start = now();
+        double start = clock_seconds();
         stage_forward(&s->ws.exec, &s->model, &s->batch, &s->ws.acts);
         head_logits(&s->ws.exec, &s->model, s->logits, s->ws.acts.hidden, s->rows, s->batch.tokens);
         check(stream_check(&s->ws.stream));
-        seconds[i] = now() - start;
+        seconds[i] = clock_seconds() - start;
     }
     qsort(seconds, STEPS, sizeof *seconds, by_value);
     return seconds[STEPS / 2];
@@ -130,7 +125,7 @@ int main(int argc, char **argv) {
     const struct kernels *kernels;
     check(kernels_cpu(&kernels, "auto", DTYPE_F32));
     check(model_create(&step.model, &config, LAYOUT_PANEL_BF16));
-    model_init_random(&step.model, 1, 0.02f);
+    model_init_random(&step.model, 1, 0.02f, 1);
     const struct workspace_plan plan = {
         .tokens = sequences, .logit_rows = sequences, .keep = ACTS_NONE};
     check(workspace_open(&step.ws, &step.model, kernels, probe.threads, NULL, &plan));

@@ -2,6 +2,7 @@
  * the same run, OpenBLAS and oneDNN beside them where the build found them. Best of several runs.
  */
 #define _GNU_SOURCE
+#include "kernels/base/clock.h"
 #include "kernels/base/rng.h"
 #include "kernels/kernels.h"
 
@@ -17,12 +18,6 @@
 #if STRATA_ONEDNN
 #include <oneapi/dnnl/dnnl.h>
 #endif
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void *allocate(size_t bytes) {
     void *memory = aligned_alloc(1 << 21, (bytes + (1 << 21)) >> 21 << 21);
@@ -65,17 +60,17 @@ static volatile float sink;
 /* FLOP/s of one run of about a millisecond. */
 static double fma_rate(int threads, bool wide) {
     int64_t rounds = 200000;
-    double start = now();
+    double start = clock_seconds();
 #pragma omp parallel num_threads(threads)
     spin(rounds, wide);
-    return (double)rounds * CHAINS * (wide ? 32 : 16) * threads / (now() - start);
+    return (double)rounds * CHAINS * (wide ? 32 : 16) * threads / (clock_seconds() - start);
 }
 
 /* Bytes/s of one pass of all threads over `data`, each in four streams. */
 static double read_rate(int threads, const char *data, size_t bytes) {
     enum { STREAMS = 4, AHEAD = 2048 };
     size_t run = bytes / STREAMS / (size_t)threads / 64 * 64;
-    double start = now();
+    double start = clock_seconds();
 #pragma omp parallel num_threads(threads)
     {
         const char *mine = data + (size_t)omp_get_thread_num() * STREAMS * run;
@@ -88,7 +83,7 @@ static double read_rate(int threads, const char *data, size_t bytes) {
         }
         sink = sum[0][0] + sum[1][1] + sum[2][2] + sum[3][3];
     }
-    return (double)(run * STREAMS * (size_t)threads) / (now() - start);
+    return (double)(run * STREAMS * (size_t)threads) / (clock_seconds() - start);
 }
 
 /* ---- what is measured ---- */
@@ -188,18 +183,18 @@ static struct ceilings best_times(struct bench *b, enum library last, double bud
     bool wide = strncmp(b->k->name, "avx512", 6) == 0;
     size_t bytes = weight_bytes(b->w.layout, b->rows, b->cols) * (size_t)b->copies;
     struct ceilings top = {0};
-    double begin = now();
+    double begin = clock_seconds();
     for (int library = OURS; library < LIBRARIES; library++) best[library] = 0.0;
-    for (int run = 0; run < 3 || now() - begin < budget; run++) {
+    for (int run = 0; run < 3 || clock_seconds() - begin < budget; run++) {
         double flops = fma_rate(b->stream.threads, wide);
         if (flops > top.flops) top.flops = flops;
         double read =
             b->copies > 1 && run % 8 == 0 ? read_rate(b->stream.threads, b->w.data, bytes) : 0.0;
         if (read > top.bytes) top.bytes = read;
         for (enum library library = OURS; library <= last; library++) {
-            double start = now();
+            double start = clock_seconds();
             if (!run_once(b, library, run % b->copies)) continue;
-            double took = now() - start;
+            double took = clock_seconds() - start;
             if (best[library] == 0.0 || took < best[library]) best[library] = took;
         }
     }

@@ -9,6 +9,7 @@
  * "large" exceeds the caches; "step" is a training step's shape: 1024 tokens, 768 wide, ffn 3072.
  */
 #define _GNU_SOURCE
+#include "kernels/base/clock.h"
 #include "kernels/base/rng.h"
 #include "kernels/kernels.h"
 
@@ -29,22 +30,16 @@ struct bench {
     volatile float sink;
 };
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Best seconds of one call: what else runs on the machine only adds. Short calls are repeated. */
 static double seconds_of(void (*run)(struct bench *), struct bench *b) {
-    double best = 1e30, start = now();
+    double best = 1e30, start = clock_seconds();
     run(b);
     run(b);
-    int repeats = 1 + (int)(2e-3 / (now() - start));
+    int repeats = 1 + (int)(2e-3 / (clock_seconds() - start));
     for (int i = 0; i < RUNS; i++) {
-        start = now();
+        start = clock_seconds();
         for (int r = 0; r < repeats; r++) run(b);
-        double seconds = (now() - start) / repeats;
+        double seconds = (clock_seconds() - start) / repeats;
         if (seconds < best) best = seconds;
     }
     return best;
@@ -129,7 +124,7 @@ static double measure_peak(struct bench *b) {
     int64_t rounds = 200000;
     double best = 0.0;
     for (int run = 0; run < 15; run++) {
-        double start = now();
+        double start = clock_seconds();
 #pragma omp parallel num_threads(b->stream.threads)
         {
             _Alignas(64) char out[64] = {0};
@@ -139,7 +134,7 @@ static double measure_peak(struct bench *b) {
                 spin_256((half_lanes *)(void *)out, rounds);
         }
         double rate = (double)rounds * (wide ? 20 * 32 : 12 * 16) * b->stream.threads;
-        rate /= now() - start;
+        rate /= clock_seconds() - start;
         if (rate > best) best = rate;
     }
     return best;

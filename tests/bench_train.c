@@ -14,6 +14,7 @@
 #define _GNU_SOURCE
 #include "core/packed_batch.h"
 #include "core/workspace.h"
+#include "kernels/base/clock.h"
 #include "parallel/data_parallel.h"
 #include "train/optimizer.h"
 
@@ -21,12 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static double cpu_seconds(void) {
     struct timespec t;
@@ -70,7 +65,7 @@ static struct {
 } profile;
 
 static void add(enum kind kind, double start) {
-    profile.seconds[kind] += now() - start;
+    profile.seconds[kind] += clock_seconds() - start;
 }
 
 static void matmul(enum kind kind, double start, int64_t tokens, const struct weight *w) {
@@ -79,90 +74,90 @@ static void matmul(enum kind kind, double start, int64_t tokens, const struct we
 }
 
 static void t_matmul_forward(struct stream *s, const struct matmul_forward_args *args) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->matmul_forward(s, args);
     matmul(MATMUL_FORWARD, start, args->tokens, args->w);
 }
 static void t_matmul_input(struct stream *s, const struct matmul_backward_input_args *args) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->matmul_backward_input(s, args);
     matmul(MATMUL_INPUT, start, args->tokens, args->w);
 }
 static void t_matmul_weight(struct stream *s, const struct matmul_backward_weight_args *args) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->matmul_backward_weight(s, args);
     matmul(MATMUL_WEIGHT, start, args->tokens, args->dw);
 }
 static void t_attention_forward(struct stream *s, const struct attention_forward_args *args) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->attention_forward(s, args);
     add(ATTENTION_FORWARD, start);
 }
 static void t_attention_backward(struct stream *s, const struct attention_backward_args *args) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->attention_backward(s, args);
     add(ATTENTION_BACKWARD, start);
 }
 static void t_rmsnorm_forward(struct stream *s, void *y, float *rstd, const void *x, const float *w,
                               int64_t rows, int64_t width, float eps) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->rmsnorm_forward(s, y, rstd, x, w, rows, width, eps);
     add(ELEMENTWISE, start);
 }
 static void t_rmsnorm_backward(struct stream *s, const struct rmsnorm_backward_args *args) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->rmsnorm_backward(s, args);
     add(ELEMENTWISE, start);
 }
 static void t_rope(struct stream *s, const struct rope_args *args) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->rope(s, args);
     add(ELEMENTWISE, start);
 }
 static void t_add(struct stream *s, void *y, const void *a, const void *b, int64_t n) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->add(s, y, a, b, n);
     add(ELEMENTWISE, start);
 }
 static void t_scale(struct stream *s, void *y, float scale, int64_t n) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->scale(s, y, scale, n);
     add(ELEMENTWISE, start);
 }
 static void t_swiglu_forward(struct stream *s, void *y, const void *gate, const void *up,
                              int64_t n) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->swiglu_forward(s, y, gate, up, n);
     add(ELEMENTWISE, start);
 }
 static void t_swiglu_backward(struct stream *s, void *dgate, void *dup, const void *dy,
                               const void *gate, const void *up, int64_t n) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->swiglu_backward(s, dgate, dup, dy, gate, up, n);
     add(ELEMENTWISE, start);
 }
 static void t_embedding_forward(struct stream *s, void *y, const int32_t *tokens,
                                 const struct weight *w, int64_t count) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->embedding_forward(s, y, tokens, w, count);
     add(ELEMENTWISE, start);
 }
 static void t_embedding_backward(struct stream *s, const struct weight *dw, const int32_t *tokens,
                                  const void *dy, int64_t count) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->embedding_backward(s, dw, tokens, dy, count);
     add(ELEMENTWISE, start);
 }
 static void t_loss_forward(struct stream *s, struct cross_entropy_row *rows, const float *logits,
                            const int32_t *targets, int64_t first, int64_t tokens, int64_t vocab) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->cross_entropy_forward(s, rows, logits, targets, first, tokens, vocab);
     add(LOSS, start);
 }
 static void t_loss_backward(struct stream *s, void *dlogits, const float *logits,
                             const struct cross_entropy_row *rows, const int32_t *targets,
                             const float *weight, int64_t first, int64_t tokens, int64_t vocab) {
-    double start = now();
+    double start = clock_seconds();
     profile.inner->cross_entropy_backward(s, dlogits, logits, rows, targets, weight, first, tokens,
                                           vocab);
     add(LOSS, start);
@@ -261,7 +256,7 @@ static void open_model(struct bench *b) {
                                   .max_context = o->context,
                                   .rope = {.theta = 10000.0}};
     check(model_create(&b->model, &config, o->bf16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32));
-    model_init_random(&b->model, 1, 0.02f);
+    model_init_random(&b->model, 1, 0.02f, 1);
     if (!o->lora) return;
     struct adapter_config lora = {.rank = (int)o->rank, .alpha = 2.0 * (double)o->rank};
     lora.targets[WEIGHT_Q] = lora.targets[WEIGHT_K] = true;
@@ -334,14 +329,14 @@ static void fill_batch(struct bench *b, uint32_t *random) {
 static double run_step(struct bench *b, int64_t step) {
     double loss = 0.0;
     const struct batch *batch = &b->packed.batch;
-    double start = now();
+    double start = clock_seconds();
     dp_zero(&b->dp);
     add(OPTIMIZER, start);
     stage_forward(&b->ws.exec, &b->model, batch, &b->ws.acts);
     head_loss(&b->ws.exec, &b->model, batch, b->ws.acts.hidden, b->d_hidden, &loss, NULL);
     stage_backward(&b->ws.exec, &b->model, batch, &b->ws.acts, b->d_hidden, dp_layer_done, &b->dp);
     dp_finish(&b->dp);
-    start = now();
+    start = clock_seconds();
     double norm = optimizer_gradient_norm(&b->optimizer, &b->ws.exec);
     const struct optimizer_step update = {.lr = 1e-4,
                                           .beta1 = 0.9,
@@ -419,9 +414,9 @@ int main(int argc, char **argv) {
         fill_batch(&b, &random);
         memset(profile.seconds, 0, sizeof profile.seconds);
         profile.matmul_flops = 0.0;
-        double start = now(), cpu = cpu_seconds();
+        double start = clock_seconds(), cpu = cpu_seconds();
         sample.loss = run_step(&b, step);
-        sample.seconds = now() - start;
+        sample.seconds = clock_seconds() - start;
         sample.cpu = cpu_seconds() - cpu;
         sample.matmul_flops = profile.matmul_flops;
         memcpy(sample.kinds, profile.seconds, sizeof sample.kinds);

@@ -265,6 +265,72 @@ static void test_document_has_every_row(void **state) {
     free(markdown);
 }
 
+struct changes {
+    char text[1024];
+    int left; /* until a visit fails */
+};
+
+static enum status note_change(const struct config_change *change, void *context) {
+    struct changes *changes = context;
+    size_t used = strlen(changes->text);
+    if (changes->left-- == 0) return status_fail(STATUS_CONFIG, "enough");
+    snprintf(changes->text + used, sizeof changes->text - used, "%s: %s -> %s\n", change->key,
+             change->was, change->is);
+    return STATUS_OK;
+}
+
+static void test_differences_are_told_in_order(void **state) {
+    (void)state;
+    struct both was, is;
+    struct changes changes = {.left = 100};
+    assert_ok(parse(&was, "name: a\ntrain: {steps: 5, rate: 0.1}\nfiles: [x, 'y z']\n", NULL, 0));
+    assert_ok(parse(&is, "name: a\ntrain: {steps: 5, rate: 1e-1}\nfiles: [x, 'y z']\n", NULL, 0));
+    assert_ok(config_compare(was.tables, is.tables, 2, note_change, &changes));
+    assert_string_equal(changes.text, "");
+    config_free(is.tables, 2);
+    assert_ok(parse(&is,
+                    "name: 'b c'\nfiles: [x, 'y z', 'q\"']\nlora.targets: []\n"
+                    "train: {steps: 6, rate: 0.3, clip: false, schedule: linear}\n",
+                    NULL, 0));
+    assert_ok(config_compare(was.tables, is.tables, 2, note_change, &changes));
+    assert_string_equal(changes.text, "name: a -> b c\n"
+                                      "files: [x, \"y z\"] -> [x, \"y z\", \"q\\\"\"]\n"
+                                      "lora.targets: [q_proj, v_proj] -> []\n"
+                                      "train.rate: 0.1 -> 0.3\n"
+                                      "train.steps: 5 -> 6\n"
+                                      "train.clip: true -> false\n"
+                                      "train.schedule: cosine -> linear\n");
+    changes = (struct changes){.left = 2};
+    assert_int_equal(config_compare(was.tables, is.tables, 2, note_change, &changes),
+                     STATUS_CONFIG);
+    assert_string_equal(status_message(), "enough");
+    config_free(was.tables, 2);
+    config_free(is.tables, 2);
+}
+
+/* A command that spells keys as options hears of options. */
+static void test_options_are_called_options(void **state) {
+    (void)state;
+    static const char *const wrong[][2] = {
+        {"train.stepz=1", "unknown option --train.stepz; the nearest known one is --train.steps"},
+        {"train.steps=x", "option --train.steps: \"x\" must be an integer"},
+        {"train.steps=0", "option --train.steps: \"0\" must be from 1 to 1000000000"},
+    };
+    struct both both;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        char text[64], *options[] = {text};
+        snprintf(text, sizeof text, "%s", wrong[i][0]);
+        both_init(&both);
+        assert_int_equal(config_parse_options(both.tables, 2, options, 1), STATUS_CONFIG);
+        assert_string_equal(status_message(), wrong[i][1]);
+    }
+    char right[] = "train.steps=3", *options[] = {right};
+    both_init(&both);
+    assert_ok(config_parse_options(both.tables, 2, options, 1));
+    assert_int_equal(both.train.steps, 3);
+    config_free(both.tables, 2);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_file_then_arguments_then_defaults),
@@ -274,6 +340,8 @@ int main(void) {
         cmocka_unit_test(test_files),
         cmocka_unit_test(test_dump_reads_back_equal),
         cmocka_unit_test(test_document_has_every_row),
+        cmocka_unit_test(test_differences_are_told_in_order),
+        cmocka_unit_test(test_options_are_called_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

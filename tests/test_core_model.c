@@ -177,12 +177,98 @@ static void test_adapters_match_peft(void **state) {
         }
 }
 
+/* Counts the products of a backward pass; an op table's functions can reach nothing but a global.
+ */
+static struct {
+    const struct kernels *inner;
+    int forward_products;
+} counted;
+
+static void count_matmul_forward(struct stream *s, const struct matmul_forward_args *args) {
+    counted.forward_products++;
+    counted.inner->matmul_forward(s, args);
+}
+
+/* Gradients of all parameters of `f` by the given way of keeping activations, one after another. */
+static float *gradients(struct fixture *f, const struct kernels *kernels, enum acts_keep keep,
+                        size_t *count) {
+    struct workspace ws;
+    const struct workspace_plan plan = {
+        .tokens = f->packed.batch.tokens, .logit_rows = 1, .keep = keep, .backward = true};
+    assert_ok(workspace_open(&ws, &f->model, kernels, 2, NULL, &plan));
+    fixture_train(f, f->model.params, f->model.param_count);
+    size_t bytes = (size_t)(f->packed.batch.tokens * f->model.config.hidden) * sizeof(float);
+    void *d = calloc(1, bytes);
+    double loss = 0.0;
+    stage_forward(&ws.exec, &f->model, &f->packed.batch, &ws.acts);
+    head_loss(&ws.exec, &f->model, &f->packed.batch, ws.acts.hidden, d, &loss, NULL);
+    counted.forward_products = 0;
+    stage_backward(&ws.exec, &f->model, &f->packed.batch, &ws.acts, d, NULL, NULL);
+    assert_ok(stream_check(&ws.stream));
+    free(d);
+    workspace_close(&ws);
+    *count = f->gradients.used;
+    float *copy = malloc(*count);
+    memcpy(copy, f->gradients.base, *count);
+    arena_free(&f->gradients);
+    return copy;
+}
+
+/* Recomputing activations gives the gradients of kept ones, bit for bit, and makes the six products
+ * that backward needs: the seventh, of the down projection, nobody does. */
+static void test_recomputation_changes_no_bit(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof with_gradients / sizeof *with_gradients; i++) {
+        struct fixture f;
+        size_t kept_bytes, made_bytes;
+        fixture_open(&f, with_gradients[i], with_gradients[i], "auto");
+        struct kernels kernels = *f.ws.exec.k;
+        counted.inner = f.ws.exec.k;
+        kernels.matmul_forward = count_matmul_forward;
+        float *kept = gradients(&f, &kernels, ACTS_ALL, &kept_bytes);
+        assert_int_equal(counted.forward_products, 0);
+        float *made = gradients(&f, &kernels, ACTS_INPUT, &made_bytes);
+        assert_int_equal(counted.forward_products, 6 * f.model.config.layers);
+        assert_int_equal(kept_bytes, made_bytes);
+        assert_memory_equal(kept, made, kept_bytes);
+        free(kept);
+        free(made);
+        fixture_close(&f);
+    }
+}
+
+static void test_random_weights_are_the_same_for_any_threads(void **state) {
+    (void)state;
+    static const enum layout layouts[] = {LAYOUT_PANEL_F32, LAYOUT_PANEL_BF16};
+    struct model_config config;
+    assert_ok(model_config_read_hf(&config, "tests/fixtures/qwen3"));
+    for (int i = 0; i < 2; i++) {
+        struct model one, many;
+        assert_ok(model_create(&one, &config, layouts[i]));
+        model_init_random(&one, 7, 0.02f, 1);
+        for (int threads = 2; threads <= 5; threads++) {
+            assert_ok(model_create(&many, &config, layouts[i]));
+            model_init_random(&many, 7, 0.02f, threads);
+            for (int p = 0; p < one.param_count; p++) {
+                const struct weight *w = &one.params[p].w;
+                if (!w->data) continue;
+                assert_memory_equal(w->data, many.params[p].w.data,
+                                    weight_bytes(w->layout, w->rows, w->cols));
+            }
+            model_free(&many);
+        }
+        model_free(&one);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward_matches_transformers),
         cmocka_unit_test(test_gradients_match_autograd),
         cmocka_unit_test(test_old_configs_read_alike),
         cmocka_unit_test(test_adapters_match_peft),
+        cmocka_unit_test(test_recomputation_changes_no_bit),
+        cmocka_unit_test(test_random_weights_are_the_same_for_any_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -260,7 +260,13 @@ static void test_options(void **state) {
     assert_string_equal(model, "m");
     assert_null(out);
     assert_true(flag && count == 7 && list.count == 2 && strcmp(list.items[1], "b") == 0);
+    char *last[] = {"x", "--list", "a", "b", "m"}; /* what is missing is the list's last item */
+    flag = false;
+    assert_ok(options_parse(rows, 5, 5, last));
+    assert_true(!flag && strcmp(model, "m") == 0 && list.count == 2);
+    assert_string_equal(list.items[1], "b");
     char *bad[][5] = {{"x"},
+                      {"x", "--list", "m"},
                       {"x", "m", "n"},
                       {"x", "m", "--other"},
                       {"x", "m", "--count", "10"},
@@ -268,9 +274,9 @@ static void test_options(void **state) {
                       {"x", "m", "--count"},
                       {"x", "m", "--out", "--flag"},
                       {"x", "m", "--flag", "--flag"}};
-    static const char *const words[] = {"missing", "unexpected", "unknown", "1 to 9",
-                                        "1 to 9",  "value",      "value",   "twice"};
-    for (int i = 0; i < 8; i++) {
+    static const char *const words[] = {"missing", "missing", "unexpected", "unknown", "1 to 9",
+                                        "1 to 9",  "value",   "value",      "twice"};
+    for (int i = 0; i < 9; i++) {
         int argc = 0;
         while (argc < 5 && bad[i][argc]) argc++;
         assert_int_equal(options_parse(rows, 5, argc, bad[i]), STATUS_CONFIG);

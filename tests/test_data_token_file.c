@@ -309,6 +309,52 @@ static void test_truncated_anywhere(void **state) {
     assert_int_equal(token_file_open(&opened, folder->path), STATUS_FORMAT);
 }
 
+static uint64_t fingerprint_of(const char *path) {
+    struct token_file *file;
+    uint64_t fingerprint;
+    assert_ok(token_file_open(&file, path));
+    assert_ok(token_file_fingerprint(file, &fingerprint));
+    token_file_close(file);
+    return fingerprint;
+}
+
+/* One document a piece of `length` tokens, all but one as they always are. */
+static uint64_t fingerprint_with(const char *path, int64_t tokens, int64_t length, int64_t other,
+                                 int64_t weighted) {
+    struct token_file_info info = make_info(300, true);
+    struct token_writer *writer;
+    int32_t ids[1024];
+    float weights[1024];
+    assert_ok(token_writer_create(&writer, path, &info));
+    for (int64_t done = 0; done < tokens; done += length) {
+        for (int64_t i = 0; i < length; i++) {
+            ids[i] = token_at(done + i, 299) + (done + i == other);
+            weights[i] = done + i == weighted ? 0.5f : 1.0f;
+        }
+        assert_ok(token_writer_append(writer, ids, weighted >= 0 ? weights : NULL, length));
+    }
+    assert_ok(token_writer_finish(writer));
+    return fingerprint_of(path);
+}
+
+/* Files that differ in any token of a small file, at either end of a large one, in a weight or in
+ * where documents begin have other fingerprints; the same contents have the same. */
+static void test_fingerprints(void **state) {
+    struct folder *folder = *state;
+    const char *path = folder->file;
+    uint64_t small = fingerprint_with(path, 1000, 100, -1, -1);
+    assert_true(fingerprint_with(path, 1000, 100, -1, -1) == small);
+    assert_true(fingerprint_with(path, 1000, 200, -1, -1) != small);
+    assert_true(fingerprint_with(path, 1100, 100, -1, -1) != small);
+    assert_true(fingerprint_with(path, 1000, 100, -1, 7) != small);
+    for (int64_t other = 0; other < 1000; other += 111)
+        assert_true(fingerprint_with(path, 1000, 100, other, -1) != small);
+    uint64_t large = fingerprint_with(path, 102400, 1024, -1, -1);
+    assert_true(fingerprint_with(path, 102400, 1024, 0, -1) != large);
+    assert_true(fingerprint_with(path, 102400, 1024, 102399, -1) != large);
+    fingerprint_with(path, 1, 1, -1, -1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_round_trips, enter_folder, leave_folder),
@@ -317,6 +363,7 @@ int main(void) {
                                         leave_folder),
         cmocka_unit_test_setup_teardown(test_foreign_layouts, enter_folder, leave_folder),
         cmocka_unit_test_setup_teardown(test_truncated_anywhere, enter_folder, leave_folder),
+        cmocka_unit_test_setup_teardown(test_fingerprints, enter_folder, leave_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

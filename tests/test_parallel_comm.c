@@ -322,7 +322,7 @@ static void test_job_knows_its_place(void **state) {
     assert_true(job.threads >= 1);
 }
 
-/* tests/test_parallel_abort.sh: rank 1's receive fails, rank 0 waits for ever. */
+/* These three: tests/test_parallel_abort.sh. Rank 1's receive fails, rank 0 waits for ever. */
 static int run_abort(void) {
     float buffer[2] = {0};
     if (job.world.rank == 0) {
@@ -333,6 +333,39 @@ static int run_abort(void) {
     }
     comm_barrier(&job.world, &stream);
     return 0;
+}
+
+/* Rank 1 leaves on its own while rank 0 waits for it: a failure that was not agreed on. */
+static int run_leave(void) {
+    if (job.world.rank == 1) {
+        status_fail(STATUS_IO, "a disk only rank 1 has");
+        parallel_finish_failed(&job, 0.5);
+        return 1;
+    }
+    comm_barrier(&job.world, &stream);
+    return 0;
+}
+
+/* A failed receive, and collectives that follow it before the stream is looked at: they must not
+ * wait for rank 0, which is in another one. */
+static int run_lost(void) {
+    float buffer[2] = {0};
+    if (job.world.rank == 0) {
+        comm_send(&job.world, &stream, buffer, 2, DTYPE_F32, 1);
+        comm_recv(&job.world, &stream, buffer, 1, DTYPE_F32, 1); /* never sent */
+        return 0;
+    }
+    struct comm_request request = {0};
+    comm_recv(&job.world, &stream, buffer, 1, DTYPE_F32, 0);
+    comm_start_all_reduce(&job.world, &stream, buffer, 2, DTYPE_F32, &request);
+    comm_wait(&job.world, &stream, &request);
+    comm_all_reduce(&job.world, &stream, buffer, 2, DTYPE_F32, COMM_SUM);
+    comm_all_reduce_ordered(&job.world, &stream, buffer, 2, DTYPE_F32);
+    comm_broadcast(&job.world, &stream, buffer, 2, DTYPE_F32, 0);
+    comm_barrier(&job.world, &stream);
+    enum status status = parallel_agree(&job.world, stream_check(&stream));
+    if (status == STATUS_PEER) parallel_abort(&job, "a test");
+    return 1;
 }
 
 static int run_all(void) {
@@ -363,8 +396,11 @@ int main(int argc, char **argv) {
         return 1;
     }
     stream_open_cpu(&stream, 1);
-    bool abort_wanted = argc > 1 && strcmp(argv[1], "--abort") == 0;
-    int failures = abort_wanted ? run_abort() : run_all();
+    const char *mode = argc > 1 ? argv[1] : "";
+    int failures = strcmp(mode, "--abort") == 0   ? run_abort()
+                   : strcmp(mode, "--leave") == 0 ? run_leave()
+                   : strcmp(mode, "--lost") == 0  ? run_lost()
+                                                  : run_all();
     parallel_finish(&job);
     parallel_finish(&job);
     return failures != 0;

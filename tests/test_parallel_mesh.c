@@ -1,8 +1,11 @@
 /* Properties of the mesh arithmetic over many shapes. */
+#define _GNU_SOURCE
 #include "tests/check.h"
 
 #include "parallel/cores.h"
 #include "parallel/mesh.h"
+
+#include <sched.h>
 
 static void for_each_mesh(void (*check)(const struct mesh *)) {
     for (int dp = 1; dp <= 5; dp++)
@@ -80,6 +83,12 @@ static void test_sizes(void **state) {
     assert_int_equal(mesh_create(&mesh, 2, 2000000000, 2000000000, 2000000000), STATUS_CONFIG);
 }
 
+static int allowed_cpus(void) {
+    cpu_set_t allowed;
+    assert_int_equal(sched_getaffinity(0, sizeof allowed, &allowed), 0);
+    return CPU_COUNT(&allowed);
+}
+
 static void test_cores_are_shared_fairly(void **state) {
     (void)state;
     static struct cores mine;
@@ -94,6 +103,7 @@ static void test_cores_are_shared_fairly(void **state) {
     for (int i = 0; i < 8; i++) sharers[i] = 16;
     assert_int_equal(cores_share(&mine, sharers), 1); /* more ranks than cores */
     cores_allowed(&mine);
+    assert_int_equal(cores_cpus(mine.cpu), allowed_cpus());
     assert_true(cores_share(&mine, mine.core) >= 1);
 }
 

@@ -69,7 +69,7 @@ static void bench_open(struct bench *bench, enum dtype act) {
     assert_ok(kernels_cpu(&bench->kernels, NULL, act));
     assert_ok(model_create(&bench->model, &config,
                            act == DTYPE_BF16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32));
-    model_init_random(&bench->model, 5, 0.3f);
+    model_init_random(&bench->model, 5, 0.3f, 1);
     for (int i = 0; i < ADAPTERS; i++) make_adapter(bench, i);
     bench->tokenizer = fake_tokenizer_create(VOCAB);
 }

@@ -21,7 +21,7 @@ ranks() {
     shift
     [ -n "${limit:-}" ] && job=(timeout -k 5 "$limit")
     [ "$n" -gt 1 ] && job+=(mpirun -n "$n" --oversubscribe --bind-to none)
-    exec "${job[@]}" "$@"
+    exec "${job[@]}" "$@" </dev/null # mpirun would hand it on to rank 0
 }
 
 # losses RUN: step, loss and gradient norm of every line, as text.

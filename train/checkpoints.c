@@ -2,6 +2,7 @@
 #include "train/checkpoints.h"
 
 #include "core/log.h"
+#include "train/continuation.h"
 
 #include <errno.h>
 #include <math.h>
@@ -57,21 +58,13 @@ static void directory_of(const struct trainer *t, char path[4096]) {
     snprintf(path, 4096, "%s/checkpoints", t->options->train.out);
 }
 
-/* The options that decide what a step computes, for people; resume checks what must agree. */
-static enum status describe(const struct trainer *t, char **yaml) {
-    struct run_options copy = *t->options;
-    struct config_table tables[RUN_TABLES];
-    run_options_tables(&copy, tables);
-    return config_dump(tables, RUN_TABLES, yaml);
-}
-
 enum status trainer_checkpoint(struct trainer *t, bool best) {
     char path[4096];
     struct slabs slabs;
     directory_of(t, path);
     const struct comm *world = &t->parallel->world;
     char *config = NULL;
-    TRY(parallel_agree(&t->parallel->world, describe(t, &config)));
+    TRY(parallel_agree(&t->parallel->world, continuation_describe(t, &config)));
     const struct checkpoint_state state = {.step = t->step,
                                            .cursor = t->step * t->options->train.global_batch,
                                            .tokens = t->tokens,
@@ -91,46 +84,6 @@ enum status trainer_checkpoint(struct trainer *t, bool best) {
     return parallel_agree(&t->parallel->world, best && world->rank == 0
                                                    ? checkpoint_mark_best(path, t->step)
                                                    : STATUS_OK);
-}
-
-/* What decides which samples a step sees and what is drawn for them: a run that goes on must have
- * it as it was. Files may move, rates and lengths may change: that is the user's to say. */
-static enum status check_order(const struct run_options *was, const struct run_options *is) {
-    const struct {
-        const char *key;
-        int64_t was, is;
-    } pairs[] = {
-        {"train.mode", was->train.mode, is->train.mode},
-        {"train.global_batch", was->train.global_batch, is->train.global_batch},
-        {"train.seed", was->train.seed, is->train.seed},
-        {"data.sequence_length", was->data.sequence_length, is->data.sequence_length},
-        {"data.packing", was->data.packing, is->data.packing},
-        {"data.shuffle", was->data.shuffle, is->data.shuffle},
-        {"data.seed", was->data.seed, is->data.seed},
-    };
-    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
-        if (pairs[i].was != pairs[i].is)
-            return status_fail(STATUS_CONFIG,
-                               "%s was %lld when the checkpoint was written and is %lld now, so "
-                               "the run can't go on: set it back or choose another train.out",
-                               pairs[i].key, (long long)pairs[i].was, (long long)pairs[i].is);
-    return STATUS_OK;
-}
-
-static enum status check_state(const struct trainer *t, const struct checkpoint_state *state) {
-    struct run_options was = {0};
-    struct config_table tables[RUN_TABLES];
-    uint64_t hash = t->tokenizer ? tokenizer_hash(t->tokenizer) : 0;
-    if (hash && state->tokenizer_hash && hash != state->tokenizer_hash)
-        return status_fail(STATUS_CONFIG,
-                           "the checkpoint of step %lld was trained with another tokenizer",
-                           (long long)state->step);
-    run_options_tables(&was, tables);
-    TRY(config_parse(tables, RUN_TABLES, state->config, strlen(state->config),
-                     "the checkpoint's config", NULL, 0));
-    enum status status = check_order(&was, t->options);
-    config_free(tables, RUN_TABLES);
-    return status;
 }
 
 /* A run may have ended between a checkpoint and its mark as the best one: then the newest knows of
@@ -154,14 +107,42 @@ static enum status repair_mark(struct trainer *t, const char *path) {
                           world->rank == 0 ? checkpoint_mark_best(path, t->step) : STATUS_OK);
 }
 
+/* Says no before tensors are looked for that another run's checkpoint can't have. One that can't be
+ * read is not the one to go on from. */
+static enum status check_newest(struct trainer *t, const char *path) {
+    struct checkpoint_state state = {0};
+    struct comm *world = &t->parallel->world;
+    int64_t step;
+    TRY(checkpoint_latest(world, path, INT64_MAX, &step));
+    if (step < 0) return STATUS_OK;
+    enum status status = checkpoint_load(world, path, step, &state, NULL, 0);
+    if (status == STATUS_FORMAT || status == STATUS_IO) return STATUS_OK;
+    if (status == STATUS_OK) status = parallel_agree(world, continuation_check(t, &state, false));
+    free(state.config);
+    return status;
+}
+
+/* A run that is beyond its last step was asked for something that can't be. */
+static enum status check_length(const struct trainer *t) {
+    const struct train_options *o = &t->options->train;
+    if (t->step <= t->steps) return STATUS_OK;
+    return status_fail(STATUS_CONFIG,
+                       "%s asks for %lld steps, and the run in %s has done %lld: set train.steps "
+                       "above %lld to go on, or choose another train.out",
+                       o->steps ? "train.steps" : "train.epochs", (long long)t->steps, o->out,
+                       (long long)t->step, (long long)t->step);
+}
+
 static enum status read_newest(struct trainer *t, const char *path) {
     struct slabs slabs;
     struct checkpoint_state state = {0};
     struct comm *world = &t->parallel->world;
     int64_t step = -1;
+    TRY(check_newest(t, path));
     TRY(parallel_agree(world, slabs_create(t, true, &slabs)));
     enum status status = checkpoint_resume(world, path, &step, &state, slabs.items, slabs.count);
-    if (status == STATUS_OK && step >= 0) status = parallel_agree(world, check_state(t, &state));
+    if (status == STATUS_OK && step >= 0)
+        status = parallel_agree(world, continuation_check(t, &state, world->rank == 0));
     if (status == STATUS_OK && step >= 0) {
         t->step = state.step;
         t->tokens = state.tokens;
@@ -170,6 +151,7 @@ static enum status read_newest(struct trainer *t, const char *path) {
         log_line(LOG_INFO, "event=resume step=%lld tokens=%lld", (long long)t->step,
                  (long long)t->tokens);
         status = repair_mark(t, path);
+        if (status == STATUS_OK) status = check_length(t);
     }
     free(state.config);
     slabs_free(&slabs);

@@ -5,8 +5,9 @@
 #include "train/trainer.h"
 
 /* Continues from the newest intact checkpoint of the run; nothing happens where there is none.
- * STATUS_CONFIG when it was trained with another tokenizer or another order of samples (the key is
- * named), STATUS_SHAPE or STATUS_FORMAT when its tensors are another model's. Collective. */
+ * STATUS_CONFIG names the key when something changed that may not (train/continuation.h), or when
+ * the run is beyond its last step already; STATUS_SHAPE or STATUS_FORMAT when its tensors are
+ * another model's. Other changes are logged. Collective. */
 enum status checkpoints_resume(struct trainer *trainer);
 
 /* STATUS_CONFIG when the run's directory holds a checkpoint: one that begins anew would leave later

@@ -3,6 +3,7 @@
 #include "train/commands.h"
 
 #include "core/atomic_file.h"
+#include "core/options.h"
 #include "train/plot.h"
 
 #include <stdbool.h>
@@ -43,25 +44,33 @@ static enum status plot(char **paths, int count, const char *out) {
     return status;
 }
 
+static enum status read_arguments(int argc, char **argv, char *paths[PLOT_MAX_RUNS], int *count,
+                                  const char **out) {
+    for (int i = 1; i < argc; i++) {
+        bool is_out = strcmp(argv[i], "--out") == 0;
+        if (is_out && i + 1 == argc) return status_fail(STATUS_CONFIG, "--out needs a value");
+        if (is_out)
+            *out = argv[++i];
+        else if (argv[i][0] == '-')
+            return status_fail(STATUS_CONFIG, "unknown option '%s'", argv[i]);
+        else if (*count == PLOT_MAX_RUNS)
+            return status_fail(STATUS_CONFIG, "more than %d runs", PLOT_MAX_RUNS);
+        else
+            paths[(*count)++] = argv[i];
+    }
+    return *count ? STATUS_OK : status_fail(STATUS_CONFIG, "no RUN is named");
+}
+
 int cmd_plot(int argc, char **argv) {
     const char *out = NULL;
     char *paths[PLOT_MAX_RUNS], path[4096];
     int count = 0;
-    if (argc == 2 && strcmp(argv[1], "--help") == 0) {
+    if (options_ask_help(argc, argv)) {
         fputs(usage, stdout);
         return 0;
     }
-    bool understood = true;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--out") == 0 && i + 1 < argc)
-            out = argv[++i];
-        else if (argv[i][0] == '-' || count == PLOT_MAX_RUNS)
-            understood = false;
-        else
-            paths[count++] = argv[i];
-    }
-    if (!understood || count == 0) {
-        fputs(usage, stderr);
+    if (read_arguments(argc, argv, paths, &count, &out) != STATUS_OK) {
+        fprintf(stderr, "strata plot: %s\n%s", status_message(), usage);
         return 2;
     }
     if (!out) {

@@ -5,6 +5,8 @@
 #include "core/atomic_file.h"
 #include "core/export.h"
 #include "core/log.h"
+#include "core/options.h"
+#include "kernels/base/units.h"
 #include "train/metrics.h"
 #include "train/trainer.h"
 
@@ -19,7 +21,7 @@
 #include <unistd.h>
 
 /* EX_TEMPFAIL: stopped by a signal after a checkpoint; the same command goes on from there. */
-enum { EXIT_STOPPED = 75 };
+enum { EXIT_STOPPED = 75, LEAVE_SECONDS = 30 };
 
 /* A handler can reach nothing but a global. */
 static volatile sig_atomic_t stop_requested;
@@ -74,9 +76,8 @@ static enum status store_config(const struct config_table *tables, const char *o
     return status;
 }
 
-static double mib(size_t bytes) {
-    return (double)bytes / (1 << 20);
-}
+#define MFU_PEAK                                                                                   \
+    "peak: the best probe of fp32 multiply-adds on all threads, at start and between steps"
 
 static void log_start(const struct trainer *t, const struct metrics *metrics) {
     struct trainer_memory m = trainer_memory(t);
@@ -91,13 +92,19 @@ static void log_start(const struct trainer *t, const struct metrics *metrics) {
     log_line(LOG_INFO,
              "event=memory weights_mib=%.1f gradients_mib=%.1f optimizer_mib=%.1f "
              "activations_mib=%.1f scratch_mib=%.1f batches_mib=%.1f total_mib=%.1f",
-             mib(m.weights + m.adapter), mib(m.gradients), mib(m.optimizer), mib(m.activations),
-             mib(m.scratch), mib(m.batches), mib(trainer_memory_total(&m)));
+             to_mib(m.weights + m.adapter), to_mib(m.gradients), to_mib(m.optimizer),
+             to_mib(m.activations), to_mib(m.scratch), to_mib(m.batches),
+             to_mib(trainer_memory_total(&m)));
     log_line(LOG_INFO, "event=mfu_convention flops_per_token=%.4g peak_gflops=%.1f text=\"%s\"",
              metrics->flops_per_token, metrics->peak_flops * 1e-9,
-             t->trained
-                 ? "4 N' + 12 L H D s/2, N' without embedding look-up, measured fp32 FMA peak"
-                 : "6 N' + 12 L H D s/2, N' without embedding look-up, measured fp32 FMA peak");
+             t->trained ? "4 N' + 12 L H D s/2, N' without embedding look-up; " MFU_PEAK
+                        : "6 N' + 12 L H D s/2, N' without embedding look-up; " MFU_PEAK);
+    int64_t batch = t->options->train.global_batch, sequences = loader_sequences(t->train);
+    if (batch > sequences && t->parallel->world.rank == 0)
+        log_line(LOG_WARN,
+                 "event=small_data global_batch=%lld sequences=%lld reason=\"a step uses sequences "
+                 "more than once: lower train.global_batch or data.sequence_length\"",
+                 (long long)batch, (long long)sequences);
 }
 
 static bool due(int64_t every, const struct trainer *t) {
@@ -118,6 +125,12 @@ static enum status validate_when_due(struct trainer *t, struct metrics *metrics,
 static enum status train(struct trainer *t, struct metrics *metrics) {
     struct step_report report = {0};
     bool best = false;
+    if (t->step == t->steps)
+        log_line(LOG_INFO,
+                 "event=finished step=%lld steps=%lld hint=\"the run was complete already: raise "
+                 "train.%s to go on, or choose another train.out\"",
+                 (long long)t->step, (long long)t->steps,
+                 t->options->train.steps ? "steps" : "epochs");
     while (t->step < t->steps && !report.stop) {
         TRY(trainer_step(t, &report));
         TRY(parallel_agree(&t->parallel->world, metrics_step(metrics, &report)));
@@ -160,7 +173,7 @@ static enum status export_result(const struct trainer *t) {
                                                .companions = companions};
         TRY(export_model(&request));
     }
-    log_line(LOG_INFO, "event=exported path=%s", path);
+    log_line(LOG_INFO, "event=exported path=%s", log_value(&(struct log_text){0}, path));
     return STATUS_OK;
 }
 
@@ -205,13 +218,13 @@ static enum status print_plan(const struct run_options *options, const struct pa
                 {"batches", m.batches},         {"total", trainer_memory_total(&m)}};
     printf("%-12s %16s %12s\n", "arena", "bytes a rank", "MiB");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        printf("%-12s %16zu %12.1f\n", rows[i].name, rows[i].bytes, mib(rows[i].bytes));
+        printf("%-12s %16zu %12.1f\n", rows[i].name, rows[i].bytes, to_mib(rows[i].bytes));
     return STATUS_OK;
 }
 
 static void print_usage(FILE *out) {
     fprintf(out,
-            "usage: strata train CONFIG.yaml [--dry-run] [key=value ...]\n\n"
+            "usage: strata train CONFIG.yaml [--dry-run] [key=value ...]   (in any order)\n\n"
             "Trains or fine-tunes as the run file says; docs/config.md lists its keys. Started\n"
             "plainly, by mpirun -n N, or by srun --mpi=pmix. A run that was interrupted goes on\n"
             "from its newest checkpoint when the same command is given again; SIGTERM, SIGINT and\n"
@@ -219,25 +232,57 @@ static void print_usage(FILE *out) {
             "  --dry-run    print the bytes that a rank would allocate, and end\n");
 }
 
-static enum status train_or_plan(struct parallel *parallel, const char *config, char **arguments,
-                                 int count) {
+struct arguments {
+    const char *config;
+    char **settings; /* key=value, gathered at the front of argv */
+    int count;
+    bool dry_run;
+};
+
+/* A key and '='; a path with a '=' somewhere is none. */
+static bool is_setting(const char *text) {
+    size_t key = strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_.");
+    return text[key] == '=';
+}
+
+static enum status read_arguments(int argc, char **argv, struct arguments *arguments) {
+    *arguments = (struct arguments){.settings = argv + 1};
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--dry-run") == 0)
+            arguments->dry_run = true;
+        else if (strncmp(argv[i], "--", 2) == 0)
+            return status_fail(STATUS_CONFIG, "unknown option '%s'", argv[i]);
+        else if (!arguments->config && !is_setting(argv[i]))
+            arguments->config = argv[i];
+        else
+            arguments->settings[arguments->count++] = argv[i];
+    }
+    return arguments->config ? STATUS_OK : status_fail(STATUS_CONFIG, "no CONFIG.yaml is named");
+}
+
+static enum status train_or_plan(struct parallel *parallel, const struct arguments *arguments) {
     struct run_options options = {0};
     struct config_table tables[RUN_TABLES];
-    bool plan = count > 0 && strcmp(arguments[0], "--dry-run") == 0;
     run_options_tables(&options, tables);
-    TRY(parallel_agree(&parallel->world,
-                       config_load(tables, RUN_TABLES, config, arguments + (plan ? 1 : 0),
-                                   count - (plan ? 1 : 0))));
-    enum status status = plan ? parallel_agree(&parallel->world, print_plan(&options, parallel))
-                              : run(&options, tables, parallel);
+    TRY(parallel_agree(&parallel->world, config_load(tables, RUN_TABLES, arguments->config,
+                                                     arguments->settings, arguments->count)));
+    enum status status = arguments->dry_run
+                             ? parallel_agree(&parallel->world, print_plan(&options, parallel))
+                             : run(&options, tables, parallel);
     config_free(tables, RUN_TABLES);
     return status;
 }
 
 int cmd_train(int argc, char **argv) {
-    if (argc < 2 || strcmp(argv[1], "--help") == 0) {
+    struct arguments arguments;
+    if (argc < 2 || options_ask_help(argc, argv)) {
         print_usage(argc < 2 ? stderr : stdout);
         return argc < 2 ? 2 : 0;
+    }
+    if (read_arguments(argc, argv, &arguments) != STATUS_OK) {
+        fprintf(stderr, "strata train: %s\n", status_message());
+        print_usage(stderr);
+        return 2;
     }
     struct parallel parallel;
     if (parallel_start(&parallel, &argc, &argv) != STATUS_OK) {
@@ -245,11 +290,14 @@ int cmd_train(int argc, char **argv) {
         return 1;
     }
     catch_signals();
-    enum status status = train_or_plan(&parallel, argv[1], argv + 2, argc - 2);
+    enum status status = train_or_plan(&parallel, &arguments);
     if (status == STATUS_PEER) parallel_abort(&parallel, "training"); /* others may be waiting */
     if (status != STATUS_OK && parallel.world.rank == 0)
-        log_line(status == STATUS_CANCELLED ? LOG_WARN : LOG_ERROR, "event=%s reason=\"%s\"",
-                 status_name(status), status_message());
-    parallel_finish(&parallel);
+        log_line(status == STATUS_CANCELLED ? LOG_WARN : LOG_ERROR, "event=%s reason=%s",
+                 status_name(status), log_value(&(struct log_text){0}, status_message()));
+    if (status == STATUS_OK)
+        parallel_finish(&parallel);
+    else
+        parallel_finish_failed(&parallel, LEAVE_SECONDS);
     return status == STATUS_OK ? 0 : status == STATUS_CANCELLED ? EXIT_STOPPED : 1;
 }

@@ -28,7 +28,8 @@ static bool weight_finite(const struct weight *w) {
 
 enum { NAME_BYTES = 384 };
 
-/* A tensor that isn't finite and its place in the order of computation; LAST = none was found. */
+/* A tensor that isn't finite and its place in the order of computation: PLACE_LAYERS + l for layer
+ * l, PLACE_NONE when there is none. The lowest place of all ranks is the one to tell. */
 enum { PLACE_WEIGHTS, PLACE_LAYERS, PLACE_LOGITS = 1 << 20, PLACE_GRADIENTS, PLACE_NONE };
 struct finding {
     int32_t place;
@@ -103,6 +104,7 @@ static struct finding find(struct trainer *t, double loss) {
     return finding;
 }
 
+/* fabs: a NaN's sign says nothing and would be printed. */
 enum status diagnose_nonfinite(struct trainer *t, const struct step_report *report, double loss) {
     struct comm *world = &t->parallel->world;
     struct finding finding = find(t, loss);
@@ -115,5 +117,5 @@ enum status diagnose_nonfinite(struct trainer *t, const struct step_report *repo
                            "step %lld: loss %g, gradient norm %g: the first tensor that is not "
                            "finite is %s",
                            (long long)report->step, fabs(report->loss), fabs(report->gradient_norm),
-                           /* a NaN's sign says nothing */ finding.name));
+                           finding.name));
 }

@@ -3,6 +3,7 @@
 
 #include "core/atomic_file.h"
 #include "core/log.h"
+#include "kernels/base/clock.h"
 
 #include <errno.h>
 #include <float.h>
@@ -48,11 +49,22 @@ static enum status drop_lost_lines(const char *path, int64_t step) {
     return status;
 }
 
+/* All ranks are taken to be as fast as this one. */
+static void probe_peak(struct metrics *metrics) {
+    const struct trainer *t = metrics->trainer;
+    if (metrics->probe_seconds >= METRICS_PROBE_SECONDS) return;
+    double start = clock_seconds();
+    double peak = t->kernels->peak_fma(t->threads) * t->parallel->world.size;
+    metrics->peak_flops = fmax(metrics->peak_flops, peak);
+    metrics->probe_seconds += clock_seconds() - start;
+    metrics->probes++;
+}
+
 enum status metrics_open(struct metrics *metrics, const struct trainer *t) {
     *metrics = (struct metrics){.trainer = t};
     progress_begin(&metrics->progress, "train", t->steps);
     metrics->flops_per_token = metrics_flops_per_token(t);
-    metrics->peak_flops = t->kernels->peak_fma(t->threads) * t->parallel->world.size;
+    for (int i = 0; i < METRICS_PROBES; i++) probe_peak(metrics);
     if (t->parallel->world.rank != 0) return STATUS_OK;
     char path[4096];
     metrics_path(t, path);
@@ -124,6 +136,7 @@ enum status metrics_step(struct metrics *metrics, const struct step_report *repo
     pace.flops = pace.rate * metrics->flops_per_token;
     metrics->held_tokens = 0;
     metrics->held_seconds = 0.0;
+    probe_peak(metrics);
     print_step(metrics, report, &pace);
     return write_line(metrics,
                       "{\"kind\":\"train\",\"step\":%lld,\"loss\":%.17g,\"grad_norm\":%.17g,"

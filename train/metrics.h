@@ -17,8 +17,10 @@ struct metrics {
     FILE *file;               /* NULL on ranks other than 0 */
     struct progress progress; /* a bar instead of lines where standard error is a terminal */
     double flops_per_token;
-    double peak_flops;   /* of all ranks together, measured at start */
-    int64_t held_tokens; /* since the last line */
+    double peak_flops; /* of all ranks together: the best of all probes so far */
+    int probes;
+    double probe_seconds; /* all probes together */
+    int64_t held_tokens;  /* since the last line */
     double held_seconds;
 };
 
@@ -26,6 +28,12 @@ struct metrics {
  * weights need no gradient of their own), with N' = parameters without the embedding look-up and s'
  * = half the sequence, the mean reach of causal attention. Recomputation isn't counted. */
 double metrics_flops_per_token(const struct trainer *trainer);
+
+/* mfu is FLOP/s over the peak of the threads at fp32 multiply-adds. On a busy machine a probe sees
+ * a part of that peak, so there are several: METRICS_PROBES at start and one before each line of a
+ * step, until METRICS_PROBE_SECONDS are spent; the highest counts for all lines after it. */
+enum { METRICS_PROBES = 4 };
+#define METRICS_PROBE_SECONDS 0.2
 
 /* Opens RUN/metrics.jsonl; lines of steps after the present one are dropped (they were lost with
  * the run that wrote them). The directory must be there. */

@@ -73,7 +73,9 @@ static const struct config_row train_rows[] = {
     {"resume", CONFIG_ENUM, FIELD(train_options, resume), "auto", .words = resume_words,
      .help = "go on from the newest checkpoint in train.out, or never"},
     {"threads", CONFIG_INT, FIELD(train_options, threads), "0", .low = 0, .high = 4096,
-     .help = "CPU threads of a rank; 0 takes its share of the cores"},
+     .help =
+         "CPU threads of a rank; 0 takes its share of the cores; more than its share of the CPUs "
+         "needs OMP_WAIT_POLICY=passive in the environment"},
     {"instructions", CONFIG_STRING, FIELD(train_options, instructions), "auto",
      .help = "op table: auto, avx512_bf16, avx512, avx2 or reference"},
     {"export", CONFIG_BOOL, FIELD(train_options, export_model), "true",

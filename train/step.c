@@ -1,18 +1,13 @@
 /* One optimizer step, and validation. */
 #define _GNU_SOURCE
+#include "kernels/base/clock.h"
+#include "kernels/base/units.h"
 #include "train/diagnose.h"
 #include "train/schedule.h"
 #include "train/trainer.h"
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
 
 /* My sequences of the step, a microbatch at a time. The last ones may be empty. */
 static enum status read_microbatches(struct trainer *t) {
@@ -21,7 +16,7 @@ static enum status read_microbatches(struct trainer *t) {
     struct loader_share mine = loader_share(batch, world->rank, world->size);
     int64_t first = t->step * batch + mine.first, left = mine.count;
     for (int i = 0; i < t->micro_count; i++) {
-        int64_t count = left < t->micro_sequences ? left : t->micro_sequences;
+        int64_t count = min_i64(left, t->micro_sequences);
         TRY(loader_read(t->train, first, count, &t->micro[i]));
         first += count;
         left -= count;
@@ -113,7 +108,7 @@ static float clip_scale(const struct trainer *t, double norm) {
 
 enum status trainer_step(struct trainer *t, struct step_report *report) {
     const struct train_options *o = &t->options->train;
-    double start = now();
+    double start = clock_seconds();
     *report = (struct step_report){.step = t->step + 1};
     TRY(normalise_weights(t, read_microbatches(t), report));
     dp_zero(&t->dp);
@@ -137,7 +132,7 @@ enum status trainer_step(struct trainer *t, struct step_report *report) {
     optimizer_update(&t->optimizer, &t->ws.exec, &update);
     t->step++;
     t->tokens += report->tokens;
-    report->seconds = now() - start;
+    report->seconds = clock_seconds() - start;
     return stream_check(&t->ws.stream);
 }
 
@@ -160,8 +155,7 @@ enum status trainer_validate(struct trainer *t, double *loss) {
     enum status status = STATUS_OK;
     for (int64_t i = 0; i < mine.count && status == STATUS_OK; i += t->micro_sequences) {
         int64_t left = mine.count - i;
-        status = validate_batch(t, mine.first + i,
-                                left < t->micro_sequences ? left : t->micro_sequences, sums);
+        status = validate_batch(t, mine.first + i, min_i64(left, t->micro_sequences), sums);
     }
     TRY(parallel_agree(&t->parallel->world, status));
     comm_all_reduce(&t->parallel->world, &t->ws.stream, sums, 2, DTYPE_F64, COMM_SUM);

@@ -3,12 +3,14 @@
 #include "train/trainer.h"
 
 #include "core/log.h"
+#include "kernels/base/units.h"
 #include "train/checkpoints.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 static bool in_bf16(const struct trainer *t) {
     return t->options->model.dtype == OPTION_BF16;
@@ -29,7 +31,7 @@ static enum status open_model(struct trainer *t) {
         TRY(model_config_read_json(&config, o->model.config));
         config.rope.context = o->data.sequence_length;
         TRY(model_create(&t->model, &config, matrix_layout(t)));
-        model_init_random(&t->model, (uint64_t)o->train.seed, (float)o->model.init_std);
+        model_init_random(&t->model, (uint64_t)o->train.seed, (float)o->model.init_std, t->threads);
         return STATUS_OK;
     }
     struct model_file file;
@@ -69,7 +71,8 @@ static enum status open_tokenizer(struct trainer *t) {
     if (*o->tokenizer) return tokenizer_open(&t->tokenizer, o->tokenizer);
     if (*o->path && tokenizer_open(&t->tokenizer, o->path) != STATUS_OK) {
         t->tokenizer = NULL;
-        log_line(LOG_WARN, "event=no_tokenizer_check reason=\"%s\"", status_message());
+        log_line(LOG_WARN, "event=no_tokenizer_check reason=%s",
+                 log_value(&(struct log_text){0}, status_message()));
     }
     return STATUS_OK;
 }
@@ -96,7 +99,7 @@ static enum status open_data(struct trainer *t) {
 static enum status plan_microbatches(struct trainer *t, int ranks) {
     const struct train_options *o = &t->options->train;
     int64_t share = loader_share(o->global_batch, 0, ranks).count;
-    t->micro_sequences = o->micro_batch && o->micro_batch < share ? o->micro_batch : share;
+    t->micro_sequences = o->micro_batch ? min_i64(o->micro_batch, share) : share;
     t->micro_count = (int)((share + t->micro_sequences - 1) / t->micro_sequences);
     t->micro = calloc((size_t)t->micro_count, sizeof *t->micro);
     if (!t->micro) return status_fail(STATUS_MEMORY, "no memory for %d batches", t->micro_count);
@@ -237,13 +240,38 @@ enum status trainer_plan(const struct run_options *options, int ranks,
     return status;
 }
 
+/* libgomp reads these once, before main: a program can't choose for itself. */
+static bool waits_passively(void) {
+    const char *policy = getenv("OMP_WAIT_POLICY"), *spins = getenv("GOMP_SPINCOUNT");
+    return spins ? strcmp(spins, "0") == 0 : policy && strcasecmp(policy, "passive") == 0;
+}
+
+/* Threads that wait for others of their team spin, on CPUs that those others need when there are
+ * more threads on the host than CPUs: a step then takes hundreds of times as long. Nothing that is
+ * computed depends on their number, so a run gets no more than its share unless waiting threads
+ * sleep. */
+static int choose_threads(const struct train_options *o, const struct parallel *p) {
+    int asked = o->threads ? (int)o->threads : p->threads;
+    if (p->node_size * asked <= p->node_cpus) return asked;
+    int share = p->node_cpus > p->node_size ? p->node_cpus / p->node_size : 1;
+    int threads = asked > share && !waits_passively() ? share : asked;
+    if (p->node_rank == 0)
+        log_line(LOG_WARN,
+                 "event=oversubscribed ranks_of_host=%d asked=%d threads=%d cpus=%d hint=\"%s\"",
+                 p->node_size, asked, threads, p->node_cpus,
+                 threads < asked ? "OMP_WAIT_POLICY=passive in the environment allows more"
+                 : asked > 1     ? "leave train.threads at 0"
+                                 : "start fewer ranks on this host");
+    return threads;
+}
+
 enum status trainer_open(struct trainer *t, const struct run_options *options,
                          struct parallel *parallel) {
     memset(t, 0, sizeof *t);
     t->options = options;
     t->parallel = parallel;
     t->best_loss = INFINITY;
-    t->threads = options->train.threads ? (int)options->train.threads : parallel->threads;
+    t->threads = choose_threads(&options->train, parallel);
     enum status status = parallel_agree(&parallel->world, open_parts(t));
     if (status == STATUS_OK)
         status =

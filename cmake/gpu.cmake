@@ -1,0 +1,62 @@
+# What a GPU build would need: CUDA's compiler and NCCL, each AUTO (found or not, the default), ON
+# (needed: not finding it is an error) or OFF (not looked for). A compiler counts as found when it
+# compiles with this machine's host compiler. Sets STRATA_HAVE_CUDA and STRATA_HAVE_NCCL and prints a
+# line for each. No source of this tree is built with them yet, and the lines say so.
+include(CheckLanguage)
+foreach(part CUDA NCCL)
+  set(STRATA_${part} AUTO CACHE STRING "${part}: AUTO, ON or OFF")
+  set_property(CACHE STRATA_${part} PROPERTY STRINGS AUTO ON OFF)
+  if(NOT STRATA_${part} MATCHES "^(AUTO|ON|OFF)$")
+    message(FATAL_ERROR "STRATA_${part} is '${STRATA_${part}}': AUTO, ON and OFF are known")
+  endif()
+  set(STRATA_HAVE_${part} OFF)
+endforeach()
+
+# strata_gpu_report(PART WHAT): prints the finding, or stops where the part was asked for.
+function(strata_gpu_report part what)
+  if(STRATA_HAVE_${part})
+    message(STATUS "${part}: ${what}; nothing in this tree is built with it yet")
+  elseif(STRATA_${part} STREQUAL "ON")
+    message(FATAL_ERROR "STRATA_${part} is ON: ${what}")
+  else()
+    message(STATUS "${part}: ${what}; Strata runs on CPUs")
+  endif()
+endfunction()
+
+if(STRATA_CUDA STREQUAL "OFF")
+  strata_gpu_report(CUDA "off")
+else()
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --version OUTPUT_VARIABLE version ERROR_QUIET)
+    string(REGEX MATCH "release ([0-9.]+)" version "${version}")
+    set(STRATA_HAVE_CUDA ON)
+    strata_gpu_report(CUDA "${version} (${CMAKE_CUDA_COMPILER})")
+  else()
+    strata_gpu_report(CUDA "no compiler that works was found (CUDACXX names another)")
+  endif()
+endif()
+
+# NCCL is of no use without CUDA, whose headers its own names.
+if(STRATA_NCCL STREQUAL "OFF")
+  strata_gpu_report(NCCL "off")
+elseif(NOT STRATA_HAVE_CUDA)
+  strata_gpu_report(NCCL "not looked for without CUDA")
+else()
+  get_filename_component(cuda_folder ${CMAKE_CUDA_COMPILER} DIRECTORY)
+  get_filename_component(cuda_folder ${cuda_folder} DIRECTORY)
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${NCCL_HOME} $ENV{NCCL_HOME} ${cuda_folder}
+    PATH_SUFFIXES include)
+  find_library(NCCL_LIBRARY nccl HINTS ${NCCL_HOME} $ENV{NCCL_HOME} ${cuda_folder}
+    PATH_SUFFIXES lib lib64)
+  mark_as_advanced(NCCL_INCLUDE_DIR NCCL_LIBRARY)
+  if(NCCL_INCLUDE_DIR AND NCCL_LIBRARY)
+    file(STRINGS ${NCCL_INCLUDE_DIR}/nccl.h lines REGEX "define NCCL_(MAJOR|MINOR|PATCH) ")
+    string(REGEX REPLACE "[^0-9;]" "" numbers "${lines}")
+    string(REPLACE ";" "." version "${numbers}")
+    set(STRATA_HAVE_NCCL ON)
+    strata_gpu_report(NCCL "${version} (${NCCL_LIBRARY})")
+  else()
+    strata_gpu_report(NCCL "nccl.h or its library was not found (NCCL_HOME names their folder)")
+  endif()
+endif()
