@@ -49,6 +49,11 @@ struct gguf_metadata;
 enum status tokenizer_put_gguf(const struct tokenizer *tokenizer, int64_t vocab,
                                struct gguf_metadata *metadata);
 
+/* Writes a tokenizer that came from a GGUF file as Hugging Face's programs have it: tokenizer.json
+ * and tokenizer_config.json (BOS, EOS, chat template) in `directory`, each whole or not at all.
+ * STATUS_UNSUPPORTED says what of this tokenizer that format can't express. */
+enum status tokenizer_write_json(const struct tokenizer *tokenizer, const char *directory);
+
 void tokenizer_close(struct tokenizer *tokenizer);
 
 /* Appends the ids of `bytes` bytes of UTF-8 (invalid bytes are encoded as bytes where the model

@@ -22,4 +22,14 @@ refused 1 "-3 is no token id" decode "-3"
 refused 2 "both source and destination" "$strata" convert models/base models/base/.
 [ "$(printf 'Once upon a time' | "$strata" tokenize models/base |
     "$strata" tokenize models/base --decode)" = "Once upon a time" ] || failures=$((failures + 1))
+# A GGUF's tokenizer comes along into safetensors, and encodes alike.
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+"$strata" convert models/base "$folder/base.gguf" >/dev/null
+"$strata" convert "$folder/base.gguf" "$folder/back" | grep -q 'tokenizer="written"' &&
+    [ "$("$strata" tokenize models/base --special <README.md)" = \
+        "$("$strata" tokenize "$folder/back" --special <README.md)" ] || {
+    echo "FAILED: the tokenizer on its way through GGUF"
+    failures=$((failures + 1))
+}
 [ "$failures" -eq 0 ]
