@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 /* A run of `strata serve`. The port is bound before the model is loaded, so that a port in use is
- * said at once and /health answers 503 meanwhile. */
+ * said at once; /health answers 503 until it has run once, and only then "listening" is printed. */
 struct run {
     struct serving_options options;
     struct server server;
@@ -57,6 +57,8 @@ static void *load(void *argument) {
     if (run->loaded == STATUS_OK) {
         report(run, monotonic_seconds() - start);
         atomic_store(&run->server.ready, true);
+        printf("listening on http://%s:%d\n", run->options.host, http_port(run->http));
+        fflush(stdout);
     } else {
         snprintf(run->reason, sizeof run->reason, "%s", status_message());
         pthread_kill(run->waiter, SIGTERM);
@@ -76,8 +78,7 @@ static enum status start(struct run *run) {
         .context = &run->server,
     };
     TRY(http_open(&run->http, &http));
-    printf("listening on http://%s:%d\n", o->host, http_port(run->http));
-    fflush(stdout);
+    log_line(LOG_INFO, "event=loading model=\"%s\" port=%d", o->model, http_port(run->http));
     run->waiter = pthread_self();
     if (pthread_create(&run->loader, NULL, load, run) == 0) return STATUS_OK;
     http_close(run->http, 0.0);

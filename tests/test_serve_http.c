@@ -532,6 +532,39 @@ static void test_disconnected_clients_are_cancelled(void **state) {
     }
 }
 
+/* Reads to the end of the connection; the text after the last header of the reply. */
+static char *read_rest(int fd, char *reply, size_t room) {
+    size_t count = 0;
+    for (ssize_t got; (got = recv(fd, reply + count, room - 1 - count, 0)) > 0;)
+        count += (size_t)got;
+    reply[count] = '\0';
+    return reply;
+}
+
+/* A client that has sent all it will send, and says so, gets its answer. */
+static void test_half_closed_clients_are_answered(void **state) {
+    const struct site *site = *state;
+    const char *cancelled = "strata_requests_total{reason=\"cancelled\"}";
+    static char reply[1 << 20];
+    long before = metric(site, cancelled);
+    for (int stream = 0; stream < 2; stream++) {
+        char body[256];
+        snprintf(body, sizeof body,
+                 "{\"prompt\": \"x\", \"max_tokens\": 1500, \"ignore_eos\": true, \"stream\": %s, "
+                 "\"stream_options\": {\"include_usage\": true}}",
+                 stream ? "true" : "false");
+        int fd = http_begin(site->port, "/v1/completions", body);
+        await_metric(site, "strata_requests_running", 1);
+        assert_int_equal(shutdown(fd, SHUT_WR), 0);
+        read_rest(fd, reply, sizeof reply);
+        close(fd);
+        if (!strstr(reply, "HTTP/1.1 200 OK\r\n")) fail_msg("%.200s", reply);
+        assert_non_null(strstr(reply, "\"completion_tokens\":1500"));
+        assert_int_equal(!strstr(reply, "[DONE]"), !stream);
+    }
+    assert_int_equal(metric(site, cancelled), before);
+}
+
 /* Stopping with a reply under way ends the reply instead of hanging. */
 static void test_stops_with_a_request_running(void **state) {
     struct site *site = *state;
@@ -572,6 +605,7 @@ int main(void) {
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_sixteen_at_once_answer_as_alone),
         cmocka_unit_test(test_disconnected_clients_are_cancelled),
+        cmocka_unit_test(test_half_closed_clients_are_answered),
     };
     const struct CMUnitTest lone[] = {
         cmocka_unit_test(test_a_lone_model_answers_to_any_name),
