@@ -1,5 +1,4 @@
 /* The table of subcommands. */
-#include "core/commands.h"
 #include "data/commands.h"
 #include "kernels/base/status.h"
 #include "serve/commands.h"

@@ -1,4 +1,4 @@
-#include "core/commands.h"
+#include "core/inspect.h"
 
 #include "core/model_file.h"
 #include "core/printable.h"
@@ -234,38 +234,14 @@ static void print_plain(const struct model_file *file) {
     if (!file->data_present) printf("data: missing, the file is only a header\n");
 }
 
-int cmd_inspect(int argc, char **argv) {
-    static const char usage[] = "usage: strata inspect FILE [--json]\n"
-                                "FILE: a .gguf, a .safetensors, an index .json, or a directory\n";
-    const char *path = NULL;
-    bool json = false, wrong = false;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--help") == 0) return fputs(usage, stdout) < 0;
-        if (strcmp(argv[i], "--json") == 0)
-            json = true;
-        else if (path || strncmp(argv[i], "--", 2) == 0)
-            wrong = true;
-        else
-            path = argv[i];
-    }
-    if (wrong || !path) {
-        fputs(usage, stderr);
-        return 2;
-    }
+enum status inspect_model_file(const char *path, bool json) {
     struct model_file file;
-    if (model_file_open(&file, path, true) != STATUS_OK) {
-        fprintf(stderr, "strata inspect: %s\n", status_message());
-        return 1;
-    }
+    TRY(model_file_open(&file, path, true));
     int failed = 0;
     if (json)
         failed = print_json(&file);
     else
         print_plain(&file);
     model_file_close(&file);
-    if (fflush(stdout) != 0 || ferror(stdout) || failed) {
-        fprintf(stderr, "strata inspect: the output could not be written\n");
-        return 1;
-    }
-    return 0;
+    return failed ? status_fail(STATUS_MEMORY, "%s: no memory to describe it", path) : STATUS_OK;
 }
