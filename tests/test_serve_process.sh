@@ -20,6 +20,8 @@ for _ in $(seq 300); do
     [ -n "$url" ] && break
     sleep 0.1
 done
+grep -q "event=vocabulary .* tokens=259 vocabulary=272" "$work/server.err" ||
+    fail "a padded vocabulary is not told"
 curl -sf "$url/health" >/dev/null || fail "'listening' was said before requests were served"
 port=${url##*:}
 
