@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -119,6 +120,14 @@ static int run_until_signal(struct run *run, const sigset_t *signals) {
     return run->loaded == STATUS_OK ? 0 : 1;
 }
 
+/* A connection is a file; the usual limit of 1024 is a default that programs may raise. */
+static void raise_file_limit(void) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+}
+
 int cmd_serve(int argc, char **argv) {
     bool help;
     struct run *run = calloc(1, sizeof *run);
@@ -140,6 +149,7 @@ int cmd_serve(int argc, char **argv) {
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before there are threads: all inherit it */
     signal(SIGPIPE, SIG_IGN);
+    raise_file_limit();
     server_init(&run->server);
     int code = 1;
     if (start(run) == STATUS_OK)

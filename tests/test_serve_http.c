@@ -357,6 +357,9 @@ static void test_bad_requests_name_the_field(void **state) {
         {"\"stream_options\": 3", "stream_options", "object"},
         {"\"response_format\": {\"type\": \"json_object\"}", "response_format", "text"},
         {"\"suffix\": \"x\"", "suffix", "suffix"},
+        {"\"prompt_logprobs\": 1", "prompt_logprobs", "not served"},
+        {"\"guided_json\": {}", "guided_json", "not served"},
+        {"\"stream_options\": {\"include_usage\": 1}", "stream_options", "true or false"},
         {"\"best_of\": 3", "best_of", "equal"},
         {"\"model\": 5", "model", "string"},
         {"\"prompt\": {}", "prompt", "string"},
@@ -380,12 +383,34 @@ static void test_bad_requests_name_the_field(void **state) {
         {"{\"messages\": [{\"role\": 1}]}", "messages", "role"},
         {"{\"messages\": [{\"role\": \"wizard\", \"content\": \"x\"}]}", "messages", "role"},
         {CHAT ", \"tools\": [{}]}", "tools", "not served"},
+        {CHAT ", \"tools\": \"x\"}", "tools", "list"},
+        {CHAT ", \"tool_choice\": \"required\"}", "tool_choice", "there is none"},
+        {CHAT ", \"functions\": [{}]}", "functions", "not served"},
+        {CHAT ", \"modalities\": [\"text\", \"audio\"]}", "modalities", "text"},
+        {CHAT ", \"response_format\": {\"type\": \"json_schema\"}}", "response_format", "text"},
         {CHAT ", \"top_logprobs\": 2}", "top_logprobs", "logprobs"},
         {CHAT ", \"max_completion_tokens\": 0}", "max_tokens", "at least 1"},
     };
     for (size_t i = 0; i < sizeof chats / sizeof *chats; i++)
         assert_refused(site, "/v1/chat/completions", chats[i].body, strlen(chats[i].body), 400,
                        chats[i].param, chats[i].words);
+}
+
+/* Fields that say what is done anyway, and a role's newer name. */
+static void test_neutral_fields_are_taken(void **state) {
+    const struct site *site = *state;
+    static const char *const bodies[] = {
+        CHAT ", \"tools\": [{}], \"tool_choice\": \"none\"}",
+        CHAT ", \"tools\": [], \"tool_choice\": \"auto\", \"functions\": []}",
+        CHAT ", \"modalities\": [\"text\"], \"response_format\": {\"type\": \"text\"}}",
+        CHAT ", \"audio\": null, \"user\": \"me\", \"store\": true, \"metadata\": {}}",
+        "{\"messages\": [{\"role\": \"developer\", \"content\": \"x\"}, {\"role\": \"user\", "
+        "\"content\": \"y\"}], \"max_tokens\": 1}",
+    };
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
+        struct http_answer answer = post_ok(site, "/v1/chat/completions", bodies[i]);
+        http_answer_free(&answer);
+    }
 }
 
 static void test_broken_bodies_are_refused(void **state) {
@@ -423,6 +448,10 @@ static void test_long_prompts_are_refused_with_both_lengths(void **state) {
     memcpy(body + fewer - 2, "\"}", 2);
     assert_refused(site, "/v1/completions", body, fewer, 400, "prompt", "9000");
     assert_refused(site, "/v1/completions", body, fewer, 400, "prompt", "8192");
+    struct http_answer answer = http_ask(site->port, NULL, "/v1/completions", body, fewer);
+    assert_string_equal(text_at(&answer, "error.code"), "context_length_exceeded");
+    assert_string_equal(text_at(&answer, "error.type"), "invalid_request_error");
+    http_answer_free(&answer);
     free(body);
 }
 
@@ -565,6 +594,92 @@ static void test_half_closed_clients_are_answered(void **state) {
     assert_int_equal(metric(site, cancelled), before);
 }
 
+/* Connections that send nothing, and one that sends its request byte by byte, hold nobody up. */
+static void test_idle_and_slow_clients(void **state) {
+    const struct site *site = *state;
+    enum { IDLE = 300 };
+    static char reply[1 << 16];
+    int idle[IDLE];
+    for (int i = 0; i < IDLE; i++) idle[i] = http_connect(site->port);
+    static const char request[] =
+        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        "Content-Length: 32\r\n\r\n"
+        "{\"prompt\": \"x\", \"max_tokens\": 1}";
+    int slow = http_connect(site->port);
+    for (size_t i = 0; i + 1 < sizeof request; i++) {
+        assert_int_equal(send(slow, request + i, 1, MSG_NOSIGNAL), 1);
+        if (i % 16 > 0) continue;
+        struct http_answer answer = http_get(site->port, "/health");
+        assert_int_equal(answer.status, 200);
+        http_answer_free(&answer);
+    }
+    read_rest(slow, reply, sizeof reply);
+    assert_non_null(strstr(reply, " 200 OK"));
+    assert_non_null(strstr(reply, "\"completion_tokens\":1"));
+    close(slow);
+    for (int i = 0; i < IDLE; i++) close(idle[i]);
+}
+
+/* The type that was announced for the family of a sample; NULL for a sample without a family. */
+static const char *type_of(const char *text, const char *sample, size_t bytes) {
+    static char type[32];
+    static const char *const endings[] = {"", "_bucket", "_sum", "_count"};
+    for (size_t i = 0; i < 4; i++) {
+        char line[160];
+        size_t tail = strlen(endings[i]);
+        if (bytes < tail || strncmp(sample + bytes - tail, endings[i], tail) != 0) continue;
+        snprintf(line, sizeof line, "# TYPE %.*s ", (int)(bytes - tail), sample);
+        const char *at = strstr(text, line);
+        if (at && sscanf(at + strlen(line), "%31s", type) == 1) return type;
+    }
+    return NULL;
+}
+
+/* Prometheus' rules: help and type before the samples, _total for counters and for nothing else,
+ * buckets that only grow up to the count. */
+static void test_metrics_keep_the_rules(void **state) {
+    const struct site *site = *state;
+    struct http_answer answer = http_get(site->port, "/metrics");
+    int samples = 0;
+    double bucket = 0.0;
+    for (const char *line = answer.body; *line; line = strchr(line, '\n') + 1) {
+        size_t bytes = strcspn(line, "{ \n");
+        if (*line == '#') continue;
+        assert_int_equal(strncmp(line, "strata_", 7), 0);
+        const char *type = type_of(answer.body, line, bytes);
+        if (!type) fail_msg("no type: %.60s", line);
+        bool total = bytes > 6 && strncmp(line + bytes - 6, "_total", 6) == 0;
+        assert_int_equal(total, strcmp(type, "counter") == 0);
+        double value = strtod(line + strcspn(line, " \n"), NULL);
+        bool is_bucket = bytes > 7 && strncmp(line + bytes - 7, "_bucket", 7) == 0;
+        if (is_bucket) assert_true(value >= bucket);
+        if (bytes > 6 && strncmp(line + bytes - 6, "_count", 6) == 0)
+            assert_true(value == bucket && value > 0.0);
+        bucket = is_bucket || strncmp(line + bytes - 4, "_sum", 4) == 0
+                     ? (is_bucket ? value : bucket)
+                     : 0.0;
+        samples++;
+    }
+    static const char *const wanted[] = {"requests_running",
+                                         "requests_waiting",
+                                         "kv_pages_used",
+                                         "kv_pages",
+                                         "prompt_tokens_total",
+                                         "generation_tokens_total",
+                                         "requests_total",
+                                         "prefix_cache_hits_total",
+                                         "time_to_first_token_seconds",
+                                         "time_between_tokens_seconds"};
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        char line[128];
+        snprintf(line, sizeof line, "# HELP strata_%s ", wanted[i]);
+        if (!strstr(answer.body, line)) fail_msg("no %s", line);
+    }
+    assert_true(samples > 60);
+    assert_true(metric(site, "strata_prefix_cache_hits_total") > 0);
+    http_answer_free(&answer);
+}
+
 /* Stopping with a reply under way ends the reply instead of hanging. */
 static void test_stops_with_a_request_running(void **state) {
     struct site *site = *state;
@@ -600,12 +715,15 @@ int main(void) {
         cmocka_unit_test(test_bias_and_limits),
         cmocka_unit_test(test_equal_prompts_are_computed_once),
         cmocka_unit_test(test_bad_requests_name_the_field),
+        cmocka_unit_test(test_neutral_fields_are_taken),
         cmocka_unit_test(test_broken_bodies_are_refused),
         cmocka_unit_test(test_long_prompts_are_refused_with_both_lengths),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_sixteen_at_once_answer_as_alone),
         cmocka_unit_test(test_disconnected_clients_are_cancelled),
         cmocka_unit_test(test_half_closed_clients_are_answered),
+        cmocka_unit_test(test_idle_and_slow_clients),
+        cmocka_unit_test(test_metrics_keep_the_rules),
     };
     const struct CMUnitTest lone[] = {
         cmocka_unit_test(test_a_lone_model_answers_to_any_name),
