@@ -19,8 +19,7 @@ static const char usage[] =
     "  PATH    a .gguf, a .safetensors, an index .json or a directory with one: metadata, tensors,\n"
     "          parameters, bytes; a token file (.h5): tokens, documents, tokenizer; a checkpoint or\n"
     "          a run's directory: step, tensors, bytes\n"
-    "  --json  one JSON object\n"
-    "example: strata inspect models/base\n";
+    "  --json  one JSON object\n";
 
 static bool is_hdf5(const char *path) {
     char start[sizeof path_hdf5_signature];
