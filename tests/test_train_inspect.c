@@ -271,7 +271,7 @@ static void test_small_files(void **state) {
         {"weight_inspect_tiny.gguf", 0, "data: missing, the file is only a header\n"},
         {"weight_inspect_tiny.safetensors", 1, "the tensors take 32768 bytes"},
         {"test.npy", 1, "neither a GGUF nor a safetensors file"},
-        {"test.pt", 1, "neither a GGUF nor a safetensors file"},
+        {"test.pt", 1, "a zip archive, perhaps PyTorch's"},
         {"mini_llama.json", 1, "weight_map is missing"},
     };
     const char *data = test_data_or_skip();
