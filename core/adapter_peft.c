@@ -4,6 +4,7 @@
 
 #include "core/atomic_file.h"
 #include "core/json_util.h"
+#include "core/path_hint.h"
 #include "core/safetensors_write.h"
 
 #include <errno.h>
@@ -87,10 +88,11 @@ enum status adapter_read_config(struct adapter_config *config, const char *direc
     char path[4096];
     snprintf(path, sizeof path, "%s/adapter_config.json", directory);
     json_t *root;
-    TRY(json_parse_file(&root, path));
-    enum status status = json_is_object(root)
-                             ? read_config_object(config, root, path)
-                             : status_fail(STATUS_FORMAT, "%s: not a JSON object", path);
+    enum status status = json_parse_file(&root, path);
+    if (status == STATUS_IO) return path_hint_adapter(status, directory);
+    TRY(status);
+    status = json_is_object(root) ? read_config_object(config, root, path)
+                                  : status_fail(STATUS_FORMAT, "%s: not a JSON object", path);
     json_decref(root);
     return status;
 }

@@ -2,6 +2,7 @@
 #include "core/config.h"
 
 #include "core/config_value.h"
+#include "core/nearest.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -62,24 +63,6 @@ bool config_is_group(const struct config_table *tables, int table_count, const c
     char copy[CONFIG_MAX_KEY];
     snprintf(copy, sizeof copy, "%s", key);
     return visit_slots(tables, table_count, is_under, copy);
-}
-
-/* Levenshtein's distance between two keys, with one row of the matrix kept. */
-static int edit_distance(const char *a, const char *b) {
-    int row[CONFIG_MAX_KEY + 1];
-    size_t columns = strlen(b);
-    for (size_t j = 0; j <= columns; j++) row[j] = (int)j;
-    for (size_t i = 0; a[i]; i++) {
-        int corner = row[0];
-        row[0] = (int)i + 1;
-        for (size_t j = 0; j < columns; j++) {
-            int change = corner + (a[i] != b[j]);
-            corner = row[j + 1];
-            int step = (row[j] < corner ? row[j] : corner) + 1;
-            row[j + 1] = change < step ? change : step;
-        }
-    }
-    return row[columns];
 }
 
 struct nearest {

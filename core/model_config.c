@@ -2,6 +2,7 @@
 #include "core/model_config.h"
 
 #include "core/json_util.h"
+#include "core/path_hint.h"
 #include "core/weights.h"
 
 #include <stdio.h>
@@ -285,7 +286,9 @@ enum status model_config_read_hf(struct model_config *config, const char *direct
 
 enum status model_config_read(struct model_config *config, const struct model_file *file) {
     if (file->format == MODEL_GGUF) return model_config_read_gguf(config, file);
-    TRY(model_config_read_hf(config, file->directory));
+    enum status status = model_config_read_hf(config, file->directory);
+    if (status == STATUS_IO) return path_hint_model(status, file->directory);
+    TRY(status);
     char head[WEIGHT_NAME_BYTES];
     weight_name_hf(head, WEIGHT_HEAD, -1);
     if (!model_file_find(file, head)) config->tied = true;

@@ -2,6 +2,7 @@
 #include "core/model_file.h"
 
 #include "core/model_file_internal.h"
+#include "core/path_hint.h"
 #include "core/printable.h"
 #include "core/text.h"
 #include "kernels/dequantize.h"
@@ -156,12 +157,30 @@ static enum status choose_file(const char *directory, char **path) {
     return status;
 }
 
+/* A file that nobody called safetensors and that can't be: what it is says more than what is wrong
+ * with its header. */
+static enum status refuse_foreign(const struct model_source *source) {
+    const char *what = path_hint_bytes(source->bytes, source->size);
+    if (what) return status_fail(STATUS_FORMAT, "neither GGUF nor safetensors, but %s", what);
+    return status_fail(STATUS_FORMAT, "neither a GGUF nor a safetensors file");
+}
+
+static bool is_foreign(const struct model_source *source) {
+    uint64_t header;
+    if (ends_with(source->path, ".safetensors")) return false;
+    if (source->size < sizeof header) return true;
+    memcpy(&header, source->bytes, sizeof header);
+    return header > source->size;
+}
+
 static enum status parse_source(struct model_file *file, const struct model_source *source,
                                 bool header_only) {
     bool gguf = ends_with(source->path, ".gguf") ||
                 (source->size >= 4 && memcmp(source->bytes, "GGUF", 4) == 0);
     enum status status = gguf ? gguf_parse(file, source, header_only)
-                              : safetensors_parse(file, source, header_only, NULL, NULL);
+                         : is_foreign(source)
+                             ? refuse_foreign(source)
+                             : safetensors_parse(file, source, header_only, NULL, NULL);
     return status == STATUS_OK ? status : status_context(status, "%s", source->path);
 }
 
@@ -190,7 +209,8 @@ static enum status open_directory(struct model_file *file, const char *path, boo
     free(file->directory);
     file->directory = strdup(path);
     if (!file->directory) return status_fail(STATUS_MEMORY, "%s: no memory to open it", path);
-    TRY(choose_file(path, &chosen));
+    enum status chosen_status = choose_file(path, &chosen);
+    if (chosen_status != STATUS_OK) return path_hint_model(chosen_status, path);
     enum status status = open_file(file, chosen, header_only);
     free(chosen);
     return status;

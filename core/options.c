@@ -1,5 +1,7 @@
 #include "core/options.h"
 
+#include "core/nearest.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -71,15 +73,22 @@ static bool take_from_list(const struct parse *parse, const struct option_row *m
     return false;
 }
 
+static enum status fail_unknown(const struct parse *parse, const char *text) {
+    const char *names[MAX_ROWS];
+    if (!is_option(text)) return status_fail(STATUS_CONFIG, "unexpected argument '%s'", text);
+    for (int i = 0; i < parse->count; i++) names[i] = parse->rows[i].name;
+    const char *nearest = nearest_word(text, names, parse->count);
+    return status_fail(STATUS_CONFIG, "unknown option '%s'%s%s", text,
+                       nearest ? "; the nearest is " : "", nearest ? nearest : "");
+}
+
 enum status options_parse(const struct option_row *rows, int count, int argc, char **argv) {
     struct parse parse = {.rows = rows, .count = count};
     assert(count <= MAX_ROWS);
     for (int at = 1; at < argc;) {
         const char *text = argv[at];
         int row = find_row(&parse, text);
-        if (row < 0)
-            return status_fail(STATUS_CONFIG, "%s '%s'",
-                               is_option(text) ? "unknown option" : "unexpected argument", text);
+        if (row < 0) return fail_unknown(&parse, text);
         if (parse.seen[row]) return status_fail(STATUS_CONFIG, "%s is said twice", text);
         parse.seen[row] = true;
         if (is_option(text)) at++;

@@ -8,6 +8,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The parts that families share. */
+#define CHATML                                                                                     \
+    .kind = CHAT_HEADERS, .open = "<|im_start|>", .role_close = "\n", .end = "<|im_end|>",         \
+    .gap = "\n", .stops = {"<|im_end|>"}
+#define LLAMA3                                                                                     \
+    .kind = CHAT_HEADERS, .bos = CHAT_BOS_ONCE, .trims = true, .open = "<|start_header_id|>",      \
+    .role_close = "<|end_header_id|>\n\n", .end = "<|eot_id|>",                                    \
+    .stops = {"<|eot_id|>", "<|eom_id|>"}
+#define MISTRAL_V1 .kind = CHAT_INST, .bos = CHAT_BOS_ONCE, .system = CHAT_SYSTEM_FIRST
+#define MISTRAL_V3 .kind = CHAT_INST, .bos = CHAT_BOS_ONCE, .system = CHAT_SYSTEM_LAST
+
 static const struct chat_style styles[] = {
     {.name = "plain",
      .kind = CHAT_HEADERS,
@@ -17,37 +28,12 @@ static const struct chat_style styles[] = {
      .before = " ",
      .gap = "\n\n",
      .stops = {"\n\nUser:", "\n\nSystem:"}},
-    {.name = "chatml",
-     .kind = CHAT_HEADERS,
-     .open = "<|im_start|>",
-     .role_close = "\n",
-     .end = "<|im_end|>",
-     .gap = "\n",
-     .stops = {"<|im_end|>"}},
-    {.name = "qwen2",
-     .kind = CHAT_HEADERS,
-     .open = "<|im_start|>",
-     .role_close = "\n",
-     .end = "<|im_end|>",
-     .gap = "\n",
-     .default_system = "You are a helpful assistant.",
-     .stops = {"<|im_end|>"}},
+    {.name = "chatml", CHATML},
+    {.name = "qwen2", CHATML, .default_system = "You are a helpful assistant."},
     {.name = "qwen2.5",
-     .kind = CHAT_HEADERS,
-     .open = "<|im_start|>",
-     .role_close = "\n",
-     .end = "<|im_end|>",
-     .gap = "\n",
-     .default_system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
-     .stops = {"<|im_end|>"}},
-    {.name = "qwen3",
-     .kind = CHAT_HEADERS,
-     .thinks = true,
-     .open = "<|im_start|>",
-     .role_close = "\n",
-     .end = "<|im_end|>",
-     .gap = "\n",
-     .stops = {"<|im_end|>"}},
+     CHATML,
+     .default_system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
+    {.name = "qwen3", CHATML, .thinks = true},
     {.name = "llama2",
      .kind = CHAT_INST,
      .bos = CHAT_BOS_EACH_TURN,
@@ -57,50 +43,27 @@ static const struct chat_style styles[] = {
      .role_close = " [/INST]",
      .before = " ",
      .after = " "},
-    {.name = "llama3",
-     .kind = CHAT_HEADERS,
-     .bos = CHAT_BOS_ONCE,
-     .trims = true,
-     .open = "<|start_header_id|>",
-     .role_close = "<|end_header_id|>\n\n",
-     .end = "<|eot_id|>",
-     .stops = {"<|eot_id|>", "<|eom_id|>"}},
+    {.name = "llama3", LLAMA3},
     {.name = "llama3.1",
-     .kind = CHAT_HEADERS,
-     .bos = CHAT_BOS_ONCE,
-     .trims = true,
-     .open = "<|start_header_id|>",
-     .role_close = "<|end_header_id|>\n\n",
-     .end = "<|eot_id|>",
-     .preamble = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n",
-     .stops = {"<|eot_id|>", "<|eom_id|>"}},
-    {.name = "mistral-v1",
-     .kind = CHAT_INST,
-     .bos = CHAT_BOS_ONCE,
-     .system = CHAT_SYSTEM_FIRST,
-     .open = "[INST] ",
-     .role_close = " [/INST]"},
+     LLAMA3,
+     .preamble = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"},
+    {.name = "mistral-v1", MISTRAL_V1, .open = "[INST] ", .role_close = " [/INST]"},
     {.name = "mistral-v1-spm",
-     .kind = CHAT_INST,
-     .bos = CHAT_BOS_ONCE,
-     .system = CHAT_SYSTEM_FIRST,
+     MISTRAL_V1,
      .open = " [INST] ",
      .role_close = " [/INST]",
      .before = " "},
     {.name = "mistral-v3-spm",
-     .kind = CHAT_INST,
-     .bos = CHAT_BOS_ONCE,
-     .system = CHAT_SYSTEM_LAST,
+     MISTRAL_V3,
      .open = "[INST] ",
      .role_close = "[/INST]",
      .before = " "},
-    {.name = "mistral-v3",
-     .kind = CHAT_INST,
-     .bos = CHAT_BOS_ONCE,
-     .system = CHAT_SYSTEM_LAST,
-     .open = "[INST]",
-     .role_close = "[/INST]"},
+    {.name = "mistral-v3", MISTRAL_V3, .open = "[INST]", .role_close = "[/INST]"},
 };
+#undef CHATML
+#undef LLAMA3
+#undef MISTRAL_V1
+#undef MISTRAL_V3
 enum { STYLE_COUNT = sizeof styles / sizeof *styles };
 
 const struct chat_style *chat_style_find(const char *name) {

@@ -127,6 +127,21 @@ static enum status put_tokenizer(struct convert *convert) {
     return status == STATUS_OK ? status : status_context(status, "%s", directory);
 }
 
+/* A GGUF's tokenizer in files of its own. One that they can't hold doesn't lose the weights. */
+static enum status write_tokenizer(struct convert *convert) {
+    convert->tokenizer = "none";
+    if (!gguf_find(&convert->file, "tokenizer.ggml.model")) return STATUS_OK;
+    struct tokenizer *tokenizer = NULL;
+    enum status status = tokenizer_open_gguf(&tokenizer, &convert->file);
+    if (status == STATUS_OK) status = tokenizer_write_json(tokenizer, convert->target);
+    tokenizer_close(tokenizer);
+    convert->tokenizer = "written";
+    if (status != STATUS_UNSUPPORTED) return status;
+    fprintf(stderr, "strata convert: the tokenizer is left in SRC: %s\n", status_message());
+    convert->tokenizer = "left in SRC";
+    return STATUS_OK;
+}
+
 static enum status write_model(struct convert *convert) {
     bool from_gguf = convert->file.format == MODEL_GGUF;
     struct export_request request = {.model = &convert->model,
@@ -135,15 +150,14 @@ static enum status write_model(struct convert *convert) {
                                      .path = convert->target,
                                      .companions = from_gguf ? NULL : convert->file.directory,
                                      .metadata = &convert->metadata};
-    if (convert->format == EXPORT_SAFETENSORS)
-        convert->tokenizer = from_gguf                                ? "left in SRC"
-                             : has_tokenizer(convert->file.directory) ? "copied"
-                                                                      : "none";
-    else if (from_gguf)
-        keep_pairs(convert);
-    else
-        TRY(put_tokenizer(convert));
-    return export_model(&request);
+    bool to_gguf = convert->format == EXPORT_GGUF;
+    if (to_gguf && from_gguf) keep_pairs(convert);
+    if (to_gguf && !from_gguf) TRY(put_tokenizer(convert));
+    TRY(export_model(&request));
+    if (to_gguf) return STATUS_OK;
+    if (from_gguf) return write_tokenizer(convert);
+    convert->tokenizer = has_tokenizer(convert->file.directory) ? "copied" : "none";
+    return STATUS_OK;
 }
 
 /* Bytes of the weights as they are stored. */

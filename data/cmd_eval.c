@@ -146,10 +146,8 @@ static enum status run_texts(struct eval *eval, const struct model_config *confi
     TRY(eval->file.format == MODEL_GGUF ? tokenizer_open_gguf(&tokenizer, &eval->file)
                                         : tokenizer_open(&tokenizer, eval->file.directory));
     enum status status = load(eval, layout, context);
-    if (status == STATUS_OK && tokenizer_size(tokenizer) > config->vocab)
-        status = status_fail(STATUS_SHAPE,
-                             "%s: the tokenizer has %d tokens, the model's vocabulary %lld",
-                             eval->path, tokenizer_size(tokenizer), (long long)config->vocab);
+    if (status == STATUS_OK)
+        status = tokenizer_check_vocabulary(tokenizer, config->vocab, eval->path);
     if (status == STATUS_OK) status = run_each_text(eval, tokenizer, context);
     tokenizer_close(tokenizer);
     return status;

@@ -134,3 +134,20 @@ void pair_map_free(struct pair_map *map) {
     free(map->slots);
     *map = (struct pair_map){0};
 }
+
+static int by_rank(const void *left, const void *right) {
+    const struct pair_slot *a = left, *b = right;
+    if (a->rank != b->rank) return a->rank < b->rank ? -1 : 1;
+    if (a->left != b->left) return a->left < b->left ? -1 : 1;
+    return a->right < b->right ? -1 : a->right > b->right;
+}
+
+enum status pair_map_sorted(const struct pair_map *pairs, struct pair_slot **out) {
+    size_t count = 0;
+    *out = malloc((pairs->count + 1) * sizeof **out);
+    if (!*out) return status_fail(STATUS_MEMORY, "no memory for %zu merges", pairs->count);
+    for (size_t i = 0; i < pairs->capacity; i++)
+        if (pairs->slots[i].left != INT32_MIN) (*out)[count++] = pairs->slots[i];
+    qsort(*out, count, sizeof **out, by_rank);
+    return STATUS_OK;
+}

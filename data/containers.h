@@ -51,6 +51,8 @@ enum status pair_map_reserve(struct pair_map *map, size_t count);
 /* Adds or replaces. */
 enum status pair_map_put(struct pair_map *map, int32_t left, int32_t right, int32_t rank,
                          int32_t result);
+/* All `count` pairs by rank, those of one rank by left and right; the caller frees them. */
+enum status pair_map_sorted(const struct pair_map *map, struct pair_slot **out);
 void pair_map_free(struct pair_map *map);
 
 static inline size_t pair_hash(const struct pair_map *map, int32_t left, int32_t right) {

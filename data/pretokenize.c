@@ -60,6 +60,7 @@ bool byte_level_decode(struct byte_buffer *out, const char *text, size_t bytes, 
 void pretokenizer_free(struct pretokenizer *pretokenizer) {
     for (int i = 0; i < pretokenizer->count; i++) {
         regex_free(pretokenizer->ops[i].regex);
+        buffer_free(&pretokenizer->ops[i].text);
         buffer_free(&pretokenizer->ops[i].replacement);
     }
     *pretokenizer = (struct pretokenizer){0};

@@ -27,7 +27,8 @@ struct pretokenize_op {
     enum pretokenize_kind kind;
     struct regex *regex;          /* SPLIT; BYTES: GPT-2's, or NULL */
     enum split_behavior behavior; /* SPLIT */
-    uint64_t pattern;             /* SPLIT: a hash of the regex's text */
+    struct byte_buffer text;      /* SPLIT: the regex's */
+    bool lines;                   /* SPLIT: its $ is the end of a line, not of the text */
     bool invert;                  /* SPLIT: what doesn't match is the match */
     bool add_prefix_space;        /* BYTES */
     enum metaspace_prefix prefix; /* METASPACE */

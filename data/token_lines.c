@@ -2,7 +2,9 @@
 #include "data/token_lines.h"
 
 #include "core/json_util.h"
+#include "core/path_hint.h"
 #include "data/tokenizer_parts.h"
+#include "data/utf8.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -101,6 +103,18 @@ static enum status push_pieces(struct token_lines *lines, const struct token_lis
     return STATUS_OK;
 }
 
+/* The perplexity of bytes that are no text would be a number without a meaning. */
+static enum status check_text(const char *text, size_t bytes) {
+    size_t valid = utf8_valid_prefix(text, bytes);
+    const char *what = path_hint_bytes(text, bytes);
+    if (valid == bytes) return STATUS_OK;
+    if (what) return status_fail(STATUS_FORMAT, "not UTF-8 text, but %s", what);
+    return status_fail(STATUS_FORMAT,
+                       "not UTF-8: byte %zu is 0x%02X; iconv -f latin1 -t utf8 converts an older "
+                       "Western text",
+                       valid, (unsigned char)text[valid]);
+}
+
 enum status token_lines_read_text(struct token_lines *lines, const char *path,
                                   const struct tokenizer *tokenizer, int64_t vocab,
                                   int64_t context) {
@@ -108,7 +122,9 @@ enum status token_lines_read_text(struct token_lines *lines, const char *path,
     size_t bytes;
     struct token_list ids = {0};
     TRY(read_whole_file(path, &text, &bytes));
-    enum status status = tokenizer_encode(tokenizer, text, bytes, TOKENIZER_PLAIN, &ids);
+    enum status status = check_text(text, bytes);
+    if (status == STATUS_OK)
+        status = tokenizer_encode(tokenizer, text, bytes, TOKENIZER_PLAIN, &ids);
     free(text);
     if (status == STATUS_OK) status = push_pieces(lines, &ids, tokenizer, vocab, context);
     if (status == STATUS_OK && ids.count == 0) status = status_fail(STATUS_FORMAT, "it is empty");

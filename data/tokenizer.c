@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 /* Opening by what a path is, and the questions that need no work. */
+#include "core/log.h"
 #include "core/text.h"
 #include "data/tokenizer_parts.h"
 
@@ -48,6 +49,32 @@ void tokenizer_close(struct tokenizer *tokenizer) {
 
 int32_t tokenizer_size(const struct tokenizer *tokenizer) {
     return (int32_t)tokenizer->token_count;
+}
+
+/* Vocabularies are padded to a multiple that suits a device: at most by so much. */
+static bool is_padding(int64_t tokens, int64_t vocab) {
+    return vocab - tokens < 1024 || vocab - tokens < tokens / 20;
+}
+
+enum status tokenizer_check_vocabulary(const struct tokenizer *tokenizer, int64_t vocab,
+                                       const char *name) {
+    size_t used = tokenizer->token_count;
+    while (used > 0 && (tokenizer->tokens[used - 1].kind == TOKEN_ABSENT ||
+                        tokenizer->tokens[used - 1].kind == TOKEN_UNUSED))
+        used--;
+    if ((int64_t)used > vocab)
+        return status_fail(STATUS_SHAPE,
+                           "%s: the tokenizer has %zu tokens, the model's vocabulary only %lld: it "
+                           "is another model's tokenizer",
+                           name, used, (long long)vocab);
+    int64_t tokens = tokenizer_size(tokenizer);
+    if (tokens < vocab)
+        log_line(LOG_WARN, "event=vocabulary model=\"%s\" tokens=%lld vocabulary=%lld text=\"%s\"",
+                 name, (long long)tokens, (long long)vocab,
+                 is_padding(tokens, vocab) ? "the ids above the tokenizer's are padding"
+                                           : "far fewer tokens than ids: is it this model's "
+                                             "tokenizer?");
+    return STATUS_OK;
 }
 
 size_t tokenizer_max_bytes(const struct tokenizer *tokenizer) {

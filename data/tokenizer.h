@@ -49,6 +49,11 @@ struct gguf_metadata;
 enum status tokenizer_put_gguf(const struct tokenizer *tokenizer, int64_t vocab,
                                struct gguf_metadata *metadata);
 
+/* Writes a tokenizer that came from a GGUF file as Hugging Face's programs have it: tokenizer.json
+ * and tokenizer_config.json (BOS, EOS, chat template) in `directory`, each whole or not at all.
+ * STATUS_UNSUPPORTED says what of this tokenizer that format can't express. */
+enum status tokenizer_write_json(const struct tokenizer *tokenizer, const char *directory);
+
 void tokenizer_close(struct tokenizer *tokenizer);
 
 /* Appends the ids of `bytes` bytes of UTF-8 (invalid bytes are encoded as bytes where the model
@@ -86,7 +91,13 @@ void token_stream_init(struct token_stream *stream, const struct tokenizer *toke
 size_t token_stream_push(struct token_stream *stream, int32_t id, char *out, size_t capacity);
 size_t token_stream_finish(struct token_stream *stream, char *out, size_t capacity);
 
-int32_t tokenizer_size(const struct tokenizer *tokenizer);     /* ids are below this */
+int32_t tokenizer_size(const struct tokenizer *tokenizer); /* ids are below this */
+
+/* Whether a model of `vocab` ids can have this tokenizer: STATUS_SHAPE, with both sizes, when a
+ * text can give an id that the model lacks. Fewer tokens than ids are logged as a warning: padding,
+ * or another model's tokenizer. `name` is the model's, for the message. */
+enum status tokenizer_check_vocabulary(const struct tokenizer *tokenizer, int64_t vocab,
+                                       const char *name);
 size_t tokenizer_max_bytes(const struct tokenizer *tokenizer); /* longest token, decoded */
 int32_t tokenizer_bos(const struct tokenizer *tokenizer);      /* -1 when there is none */
 int32_t tokenizer_eos(const struct tokenizer *tokenizer);      /* -1 when there is none */

@@ -128,8 +128,9 @@ enum status tokenizer_split_by(struct tokenizer *tokenizer, const char *pattern,
     op->kind = PRETOKENIZE_SPLIT;
     op->behavior = behavior;
     op->invert = invert;
-    /* how lines end matters to patterns with a $ alone */
-    op->pattern = XXH3_64bits_withSeed(pattern, bytes, lines && memchr(pattern, '$', bytes));
+    op->lines = lines && memchr(pattern, '$', bytes); /* it matters to no other pattern */
+    if (!buffer_append(&op->text, pattern, bytes))
+        return status_fail(STATUS_MEMORY, "no memory for a pattern");
     tokenizer_note(tokenizer, settings, sizeof settings);
     tokenizer_note(tokenizer, pattern, bytes);
     return regex_compile(&op->regex, pattern, bytes, lines);

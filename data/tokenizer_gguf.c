@@ -141,7 +141,9 @@ static bool same_steps(const struct tokenizer *a, const struct tokenizer *b) {
             return false;
     for (int i = 0; i < a->pretokenizer.count; i++) {
         const struct pretokenize_op *x = &a->pretokenizer.ops[i], *y = &b->pretokenizer.ops[i];
-        if (x->kind != y->kind || x->behavior != y->behavior || x->pattern != y->pattern ||
+        if (x->kind != y->kind || x->behavior != y->behavior || x->lines != y->lines ||
+            x->text.count != y->text.count ||
+            (x->text.count > 0 && memcmp(x->text.data, y->text.data, x->text.count) != 0) ||
             x->invert != y->invert || x->add_prefix_space != y->add_prefix_space ||
             !x->regex != !y->regex)
             return false;

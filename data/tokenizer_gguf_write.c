@@ -91,24 +91,6 @@ static enum status put_tokens(struct vocabulary *v, const struct tokenizer *toke
     return STATUS_OK;
 }
 
-static int by_rank(const void *left, const void *right) {
-    const struct pair_slot *a = left, *b = right;
-    if (a->rank != b->rank) return a->rank < b->rank ? -1 : 1;
-    if (a->left != b->left) return a->left < b->left ? -1 : 1;
-    return a->right < b->right ? -1 : a->right > b->right;
-}
-
-/* The pairs by rank; the caller frees them. */
-static enum status sorted_pairs(const struct pair_map *pairs, struct pair_slot **out) {
-    size_t count = 0;
-    *out = malloc((pairs->count + 1) * sizeof **out);
-    if (!*out) return status_fail(STATUS_MEMORY, "no memory for %zu merges", pairs->count);
-    for (size_t i = 0; i < pairs->capacity; i++)
-        if (pairs->slots[i].left != INT32_MIN) (*out)[count++] = pairs->slots[i];
-    qsort(*out, count, sizeof **out, by_rank);
-    return STATUS_OK;
-}
-
 static enum status append_merges(struct vocabulary *v, const struct tokenizer *tokenizer,
                                  const struct pair_slot *pairs, size_t count) {
     for (size_t i = 0; i < count; i++) {
@@ -130,7 +112,7 @@ static enum status put_byte_bpe(struct vocabulary *v, const struct tokenizer *to
     gguf_put_string(metadata, "tokenizer.ggml.model", "gpt2");
     gguf_put_string(metadata, "tokenizer.ggml.pre", rule);
     TRY(put_tokens(v, tokenizer, vocab, metadata));
-    TRY(sorted_pairs(&tokenizer->bpe.pairs, &pairs));
+    TRY(pair_map_sorted(&tokenizer->bpe.pairs, &pairs));
     enum status status = append_merges(v, tokenizer, pairs, tokenizer->bpe.pairs.count);
     free(pairs);
     if (status == STATUS_OK) put_strings(v, metadata, "tokenizer.ggml.merges");
@@ -163,7 +145,7 @@ static enum status check_pieces(const struct tokenizer *tokenizer, const struct 
 /* A piece that the first merges make has the best score. */
 static enum status scores_of_ranks(struct vocabulary *v, const struct tokenizer *tokenizer) {
     struct pair_slot *pairs;
-    TRY(sorted_pairs(&tokenizer->bpe.pairs, &pairs));
+    TRY(pair_map_sorted(&tokenizer->bpe.pairs, &pairs));
     enum status status = check_pieces(tokenizer, pairs);
     float score = 0.0f;
     for (size_t i = 0; i < tokenizer->bpe.pairs.count && status == STATUS_OK; i++) {

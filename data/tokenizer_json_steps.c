@@ -1,4 +1,5 @@
 /* The normalizers, pre-tokenizers and decoders of a tokenizer.json. */
+#include "data/base64.h"
 #include "data/tokenizer_json.h"
 
 #include <stdlib.h>
@@ -33,31 +34,6 @@ static enum status keep(struct byte_buffer *buffer, const json_t *string) {
     if (buffer_append(buffer, json_string_value(string), json_string_length(string)))
         return STATUS_OK;
     return status_fail(STATUS_MEMORY, "no memory for a step's text");
-}
-
-/* charsmaps come in base64 */
-static int base64_value(char c) {
-    if (c >= 'A' && c <= 'Z') return c - 'A';
-    if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-    if (c >= '0' && c <= '9') return c - '0' + 52;
-    return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
-size_t base64_decode(const char *text, size_t bytes, char *out) {
-    size_t count = 0;
-    uint32_t bits = 0;
-    int held = 0;
-    while (bytes > 0 && text[bytes - 1] == '=') bytes--;
-    for (size_t i = 0; i < bytes; i++) {
-        int value = base64_value(text[i]);
-        if (value < 0) return SIZE_MAX;
-        bits = bits << 6 | (uint32_t)value;
-        held += 6;
-        if (held < 8) continue;
-        held -= 8;
-        out[count++] = (char)(bits >> held);
-    }
-    return count;
 }
 
 static enum status read_charsmap(struct normalize_op *op, const json_t *json) {

@@ -153,9 +153,6 @@ enum status tokenizer_gguf_rule(const struct tokenizer *tokenizer, const char **
 /* The whole file; the caller frees *data. It is followed by a NUL. */
 enum status read_whole_file(const char *path, char **data, size_t *bytes);
 
-/* Decodes to `out` (3/4 of the text's bytes); SIZE_MAX when it is not base64. */
-size_t base64_decode(const char *text, size_t bytes, char *out);
-
 /* Appends. False when memory ran out. */
 bool token_list_push(struct token_list *list, int32_t id);
 

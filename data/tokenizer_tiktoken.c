@@ -1,6 +1,7 @@
 /* tiktoken's files: a line for each token, its bytes in base64 and its rank. The regex and the
  * special tokens are not in the file; they follow from how many ranks it has. Sources: tiktoken
  * (tiktoken_ext/openai_public.py), Llama 3 (tokenizer.py), Qwen (tokenization_qwen.py). */
+#include "data/base64.h"
 #include "data/tokenizer_parts.h"
 
 #include <stdio.h>

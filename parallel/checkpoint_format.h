@@ -10,6 +10,9 @@
 #define CHECKPOINT_STATE "state"   /* group of index.h5 with the scalars */
 #define CHECKPOINT_FILES "files"   /* dataset of index.h5: numbers of the rank files, i32 */
 
+/* Reads the scalars of an index.h5 by one process alone; the caller frees state->config. */
+enum status checkpoint_peek(const char *index, struct checkpoint_state *state);
+
 /* Rows that a block holds: about 1 MiB, a multiple of PANEL_ROWS so that weight_pack may take it.
  */
 static inline int64_t checkpoint_block_rows(int64_t cols) {

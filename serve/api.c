@@ -81,7 +81,7 @@ struct http_source *api_error(struct http_reply *reply, int status, const char *
 }
 
 struct http_source *api_refusal(struct http_reply *reply, const struct api_problem *problem) {
-    return api_error(reply, 400, problem->param, "invalid_value", problem->message);
+    return api_error(reply, 400, problem->param, problem->code, problem->message);
 }
 
 static int append_callback(const char *buffer, size_t size, void *data) {

@@ -68,10 +68,12 @@ static bool check_lengths(const struct server *server, const struct prompts *pro
     for (int i = 0; i < prompts->count; i++) {
         size_t count = prompts->lists[i].count;
         if (count == 0) return api_refuse(problem, param, "the prompt has no tokens");
-        if (count > (size_t)context)
-            return api_refuse(problem, param,
-                              "the prompt has %zu tokens, but the context is %lld tokens", count,
-                              (long long)context);
+        if (count > (size_t)context) {
+            api_refuse(problem, param, "the prompt has %zu tokens, but the context is %lld tokens",
+                       count, (long long)context);
+            problem->code = "context_length_exceeded"; /* clients that cut prompts look for it */
+            return false;
+        }
         if (count > *longest) *longest = count;
     }
     return true;

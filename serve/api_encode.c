@@ -25,6 +25,13 @@ bool api_encode_text(const struct server *server, const char *text, size_t bytes
     return true;
 }
 
+/* OpenAI's newer name of the system role. */
+static void rename_developers(struct chat_messages *messages) {
+    for (int i = 0; i < messages->count; i++)
+        if (strcmp(messages->items[i].role, "developer") == 0)
+            strcpy(messages->items[i].role, "system"); /* which is shorter */
+}
+
 bool api_encode_chat(const struct server *server, const json_t *messages, struct token_list *out,
                      struct api_problem *problem) {
     struct chat_messages list = {0};
@@ -32,6 +39,7 @@ bool api_encode_chat(const struct server *server, const json_t *messages, struct
     char *bos = text_of(server->bos), *eos = text_of(server->eos);
     enum status status = bos && eos ? chat_messages_read(&list, messages)
                                     : status_fail(STATUS_MEMORY, "no memory for a prompt");
+    rename_developers(&list);
     if (status == STATUS_OK)
         status = chat_template_render(&server->template, bos, eos, &list, true, &rendered);
     bool fine = status == STATUS_OK;

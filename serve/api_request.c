@@ -16,6 +16,7 @@ bool api_refuse(struct api_problem *problem, const char *param, const char *form
     vsnprintf(problem->message, sizeof problem->message, format, arguments);
     va_end(arguments);
     snprintf(problem->param, sizeof problem->param, "%s", param ? param : "");
+    problem->code = "invalid_value";
     return false;
 }
 
@@ -72,6 +73,19 @@ static const struct field fields[] = {
     {"store", BOTH, FIELD_IGNORED, 0, 0, 0},
     {"metadata", BOTH, FIELD_IGNORED, 0, 0, 0},
     {"parallel_tool_calls", CHAT, FIELD_IGNORED, 0, 0, 0},
+    /* Refused by check_neutral where they ask for something. */
+    {"functions", CHAT, FIELD_IGNORED, 0, 0, 0},
+    {"function_call", CHAT, FIELD_IGNORED, 0, 0, 0},
+    {"modalities", CHAT, FIELD_IGNORED, 0, 0, 0},
+    {"audio", CHAT, FIELD_IGNORED, 0, 0, 0},
+    {"web_search_options", CHAT, FIELD_IGNORED, 0, 0, 0},
+    {"continue_final_message", CHAT, FIELD_IGNORED, 0, 0, 0},
+    {"prompt_logprobs", BOTH, FIELD_IGNORED, 0, 0, 0},
+    {"use_beam_search", BOTH, FIELD_IGNORED, 0, 0, 0},
+    {"guided_json", BOTH, FIELD_IGNORED, 0, 0, 0},
+    {"guided_regex", BOTH, FIELD_IGNORED, 0, 0, 0},
+    {"guided_choice", BOTH, FIELD_IGNORED, 0, 0, 0},
+    {"guided_grammar", BOTH, FIELD_IGNORED, 0, 0, 0},
     /* Read by functions of their own below. */
     {"seed", BOTH, FIELD_IGNORED, 0, 0, 0},
     {"stream_options", BOTH, FIELD_IGNORED, 0, 0, 0},
@@ -170,34 +184,82 @@ static bool read_seed(struct api_request *request, struct api_problem *problem) 
     return true;
 }
 
+static bool read_stream_option(const json_t *options, const char *name, bool *out,
+                               struct api_problem *problem) {
+    const json_t *value = json_object_get(options, name);
+    if (value && !json_is_null(value) && !json_is_boolean(value))
+        return api_refuse(problem, "stream_options", "'stream_options.%s' must be true or false",
+                          name);
+    *out = json_is_true(value);
+    return true;
+}
+
 static bool read_stream_options(struct api_request *request, struct api_problem *problem) {
     const json_t *options = get(request, "stream_options");
     if (!options) return true;
     if (!json_is_object(options))
         return api_refuse(problem, "stream_options", "'stream_options' must be an object");
-    request->include_usage = json_is_true(json_object_get(options, "include_usage"));
-    request->continuous_usage = json_is_true(json_object_get(options, "continuous_usage_stats"));
+    return read_stream_option(options, "include_usage", &request->include_usage, problem) &&
+           read_stream_option(options, "continuous_usage_stats", &request->continuous_usage,
+                              problem);
+}
+
+/* Fields that would need what this server doesn't do, unless they say what it does anyway: refused,
+ * not ignored, since the answer would not be what was asked for. */
+static const struct neutral {
+    const char *name;
+    int where;
+    const char *value; /* the JSON text that is allowed; NULL: none */
+} neutrals[] = {
+    {"functions", CHAT, "[]"},          {"function_call", CHAT, "\"none\""},
+    {"modalities", CHAT, "[\"text\"]"}, {"audio", CHAT, NULL},
+    {"web_search_options", CHAT, NULL}, {"continue_final_message", CHAT, "false"},
+    {"prompt_logprobs", BOTH, NULL},    {"use_beam_search", BOTH, "false"},
+    {"guided_json", BOTH, NULL},        {"guided_regex", BOTH, NULL},
+    {"guided_choice", BOTH, NULL},      {"guided_grammar", BOTH, NULL},
+    {"suffix", TEXT, "\"\""},
+};
+
+static bool check_neutral(const struct api_request *request, const struct neutral *row,
+                          struct api_problem *problem) {
+    bool known = row->where & (request->kind == API_CHAT ? CHAT : TEXT);
+    const json_t *value = known ? get(request, row->name) : NULL;
+    if (!value) return true;
+    json_t *allowed = row->value ? json_loads(row->value, JSON_DECODE_ANY, NULL) : NULL;
+    bool neutral = allowed && json_equal(value, allowed);
+    json_decref(allowed);
+    if (neutral) return true;
+    if (!row->value)
+        return api_refuse(problem, row->name, "'%s' is not served: leave it out", row->name);
+    return api_refuse(problem, row->name, "'%s' is not served: leave it out, or give %s", row->name,
+                      row->value);
+}
+
+static bool check_tools(const struct api_request *request, struct api_problem *problem) {
+    const json_t *tools = get(request, "tools"), *choice = get(request, "tool_choice");
+    const char *word = json_string_value(choice);
+    if (tools && !json_is_array(tools))
+        return api_refuse(problem, "tools", "'tools' must be a list");
+    bool none = word && strcmp(word, "none") == 0;
+    if (json_array_size(tools) > 0 && !none)
+        return api_refuse(problem, "tools",
+                          "'tools' are not served: leave them out, or give \"tool_choice\": "
+                          "\"none\"");
+    if (choice && !none && !(word && strcmp(word, "auto") == 0))
+        return api_refuse(problem, "tool_choice",
+                          "'tool_choice' asks for a tool, and there is none");
     return true;
 }
 
-/* Fields whose other values would need what this server doesn't do: refused, not ignored, since the
- * answer would not be what was asked for. */
 static bool check_unsupported(const struct api_request *request, struct api_problem *problem) {
-    const json_t *format = get(request, "response_format");
+    const json_t *format = get(request, "response_format"), *best_of = get(request, "best_of");
     const char *type = json_string_value(json_object_get(format, "type"));
+    for (size_t i = 0; i < sizeof neutrals / sizeof *neutrals; i++)
+        if (!check_neutral(request, &neutrals[i], problem)) return false;
     if (format && (!type || strcmp(type, "text") != 0))
         return api_refuse(problem, "response_format",
                           "'response_format' must be {\"type\": \"text\"}: others are not served");
-    const json_t *choice = get(request, "tool_choice");
-    bool no_tools =
-        choice && json_is_string(choice) && strcmp(json_string_value(choice), "none") == 0;
-    if (request->kind == API_CHAT && json_array_size(get(request, "tools")) > 0 && !no_tools)
-        return api_refuse(problem, "tools", "'tools' are not served by this model");
-    if (request->kind == API_CHAT) return true;
-    const json_t *suffix = get(request, "suffix");
-    if (suffix && (!json_is_string(suffix) || json_string_length(suffix) > 0))
-        return api_refuse(problem, "suffix", "'suffix' is not served by this model");
-    const json_t *best_of = get(request, "best_of");
+    if (request->kind == API_CHAT) return check_tools(request, problem);
     if (best_of && (!json_is_integer(best_of) || json_integer_value(best_of) != request->n))
         return api_refuse(problem, "best_of", "'best_of' must be equal to 'n'");
     return true;

@@ -34,7 +34,8 @@ struct api_request {
 /* What is wrong with a request. */
 struct api_problem {
     char message[512];
-    char param[64]; /* the field, or "" */
+    char param[64];   /* the field, or "" */
+    const char *code; /* for programs; a literal */
 };
 
 /* Parses `bytes` bytes of strict UTF-8 JSON. False with *problem filled in, and nothing owned. */

@@ -67,6 +67,8 @@ static void write_engine(struct http_reply *reply, const struct server *server) 
                 (double)stats.prompt_tokens);
     write_value(reply, "prompt_tokens_cached_total", "counter",
                 "Those of them that were not computed again.", (double)stats.cached_tokens);
+    write_value(reply, "prefix_cache_hits_total", "counter",
+                "Finished sequences that reused pages of earlier ones.", (double)stats.cache_hits);
     write_value(reply, "generation_tokens_total", "counter", "Output tokens.",
                 (double)stats.output_tokens);
     http_printf(reply, "# HELP strata_requests_total Finished sequences.\n"
@@ -87,7 +89,7 @@ struct http_source *api_metrics(struct server *server, const struct http_request
     bool ready = atomic_load(&server->ready);
     reply->type = "text/plain; version=0.0.4; charset=utf-8";
     write_value(reply, "ready", "gauge", "1 when requests are served.", ready);
-    write_value(reply, "uptime_seconds", "counter", "Since the start.",
+    write_value(reply, "uptime_seconds", "gauge", "Seconds since the start.",
                 clock_seconds() - server->started);
     if (ready) write_engine(reply, server);
     return NULL;

@@ -4,6 +4,8 @@
 #include "serve/commands.h"
 #include "serve/serving.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,22 +55,82 @@ static void block_interrupt(bool block) {
     pthread_sigmask(block ? SIG_BLOCK : SIG_UNBLOCK, &interrupt, NULL);
 }
 
-/* A line without its newline; NULL at the end of input. At the prompt Ctrl-C ends the program, in
- * an answer it ends the answer. */
-static char *read_line(bool terminal) {
-    char *line = NULL;
+static bool interrupted(void) {
+    sigset_t pending;
+    return sigpending(&pending) == 0 && sigismember(&pending, SIGINT) == 1;
+}
+
+static void note_interrupt(int signal) {
+    (void)signal; /* only there so that reading ends early */
+}
+
+/* What the keyboard gave in place of a line. */
+enum read_end { READ_LINE, READ_AGAIN, READ_END };
+
+/* Waits for a typed line with SIGINT let in; false when it came. */
+static bool await_line(void) {
+    sigset_t none;
+    sigemptyset(&none);
+    struct pollfd keyboard = {.fd = STDIN_FILENO, .events = POLLIN};
+    return ppoll(&keyboard, 1, NULL, &none) >= 0 || errno != EINTR;
+}
+
+/* A line without its newline, which the caller frees. On a terminal Ctrl-C throws away what was
+ * typed; elsewhere it ends the program. */
+static enum read_end read_line(bool terminal, const char *prompt, char **line) {
     size_t room = 0;
-    if (terminal) printf("> ");
+    *line = NULL;
+    if (terminal) printf("%s", prompt);
     fflush(stdout);
-    block_interrupt(false);
-    ssize_t bytes = getline(&line, &room, stdin);
-    block_interrupt(true);
-    if (bytes < 0) {
-        free(line);
-        return NULL;
+    if (terminal && !await_line()) {
+        printf("\n");
+        return READ_AGAIN;
     }
-    while (bytes > 0 && (line[bytes - 1] == '\n' || line[bytes - 1] == '\r')) line[--bytes] = '\0';
-    return line;
+    if (!terminal) block_interrupt(false);
+    ssize_t bytes = getline(line, &room, stdin);
+    if (!terminal) block_interrupt(true);
+    if (bytes < 0) {
+        free(*line);
+        *line = NULL;
+        if (terminal) printf("\n");
+        return READ_END;
+    }
+    char *text = *line;
+    while (bytes > 0 && (text[bytes - 1] == '\n' || text[bytes - 1] == '\r')) text[--bytes] = '\0';
+    return READ_LINE;
+}
+
+/* A question: a line, and as long as one ends in a backslash the next one too (a terminal hands
+ * over no more than 4095 bytes at once). */
+static enum read_end read_question(bool terminal, char **question) {
+    enum read_end end = read_line(terminal, "> ", question);
+    while (end == READ_LINE) {
+        char *line;
+        size_t bytes = strlen(*question);
+        if (bytes == 0 || (*question)[bytes - 1] != '\\') return end;
+        (*question)[bytes - 1] = '\n';
+        end = read_line(terminal, ". ", &line);
+        if (end == READ_END) return READ_LINE; /* the next call says so again */
+        char *grown = line ? realloc(*question, bytes + strlen(line) + 1) : NULL;
+        if (grown) *question = strcpy(grown + bytes, line) - bytes;
+        free(line);
+        if (grown) continue;
+        free(*question);
+        *question = NULL;
+        return end == READ_AGAIN ? end : READ_END;
+    }
+    return end;
+}
+
+static const char command_help[] =
+    "  /help   this list\n"
+    "  /reset  forgets the conversation (the system message stays)\n"
+    "  /exit   ends it; so does Ctrl-D\n"
+    "Ctrl-C stops an answer. A line that ends in \\ goes on in the next one.\n";
+
+/* A slash and letters alone; "/usr/bin?" is a question. */
+static bool is_command(const char *line) {
+    return line[0] == '/' && line[1] && !line[1 + strspn(line + 1, "abcdefghijklmnopqrstuvwxyz")];
 }
 
 static json_t *new_history(const char *system) {
@@ -103,7 +165,50 @@ static const char *model_to_ask(const struct serving_options *options, char name
     return name;
 }
 
-static int converse(const struct serving_options *options, const char *url) {
+struct conversation {
+    struct chat_client *client;
+    const char *system;
+    json_t *messages;
+    bool terminal, failed, over;
+};
+
+static void run_command(struct conversation *conversation, const char *command) {
+    if (strcmp(command, "/help") == 0) {
+        printf("%s", command_help);
+    } else if (strcmp(command, "/reset") == 0) {
+        json_decref(conversation->messages);
+        conversation->messages = new_history(conversation->system);
+    } else if (strcmp(command, "/exit") == 0) {
+        conversation->over = true;
+    } else {
+        fprintf(stderr, "strata chat: there is no %s; /help lists what there is\n", command);
+        conversation->failed = true;
+    }
+}
+
+static void converse(struct conversation *conversation) {
+    const struct sigaction notice = {.sa_handler = note_interrupt}; /* no SA_RESTART */
+    if (conversation->terminal) {
+        sigaction(SIGINT, &notice, NULL);
+        printf("/help lists the commands; Ctrl-D ends the conversation.\n");
+    }
+    while (!conversation->over) {
+        char *question;
+        enum read_end end = read_question(conversation->terminal, &question);
+        if (end == READ_END) break;
+        if (end == READ_AGAIN) continue;
+        if (is_command(question)) {
+            run_command(conversation, question);
+        } else if (*question &&
+                   take_turn(conversation->client, conversation->messages, question) != STATUS_OK) {
+            fprintf(stderr, "strata chat: %s\n", status_message());
+            conversation->failed = true;
+        }
+        free(question);
+    }
+}
+
+static int talk(const struct serving_options *options, const char *url) {
     char name[256];
     const struct chat_settings settings = {
         .url = url,
@@ -116,25 +221,14 @@ static int converse(const struct serving_options *options, const char *url) {
         fprintf(stderr, "strata chat: %s\n", status_message());
         return 1;
     }
-    bool terminal = isatty(STDIN_FILENO);
-    if (terminal) printf("/reset forgets the conversation, /exit or Ctrl-D ends it.\n");
-    json_t *messages = new_history(options->system);
-    int code = 0;
-    char *line;
-    while ((line = read_line(terminal)) && strcmp(line, "/exit") != 0) {
-        if (strcmp(line, "/reset") == 0) {
-            json_decref(messages);
-            messages = new_history(options->system);
-        } else if (*line && take_turn(&client, messages, line) != STATUS_OK) {
-            fprintf(stderr, "strata chat: %s\n", status_message());
-            code = 1;
-        }
-        free(line);
-    }
-    free(line);
-    json_decref(messages);
+    struct conversation conversation = {.client = &client,
+                                        .system = options->system,
+                                        .messages = new_history(options->system),
+                                        .terminal = isatty(STDIN_FILENO)};
+    converse(&conversation);
+    json_decref(conversation.messages);
     chat_client_close(&client);
-    return code;
+    return conversation.failed;
 }
 
 int cmd_chat(int argc, char **argv) {
@@ -157,8 +251,10 @@ int cmd_chat(int argc, char **argv) {
     signal(SIGPIPE, SIG_IGN);
     if (!local || (!*options.url && local_open(local, &options) != STATUS_OK))
         fprintf(stderr, "strata chat: %s\n", status_message());
+    else if (interrupted())
+        code = 130; /* while the model was loaded */
     else
-        code = converse(&options, *options.url ? options.url : local->url);
+        code = talk(&options, *options.url ? options.url : local->url);
     if (local) local_close(local);
     free(local);
     serving_options_free(&options);

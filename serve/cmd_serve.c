@@ -9,11 +9,12 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 /* A run of `strata serve`. The port is bound before the model is loaded, so that a port in use is
- * said at once and /health answers 503 meanwhile. */
+ * said at once; /health answers 503 until it has run once, and only then "listening" is printed. */
 struct run {
     struct serving_options options;
     struct server server;
@@ -57,6 +58,8 @@ static void *load(void *argument) {
     if (run->loaded == STATUS_OK) {
         report(run, clock_seconds() - start);
         atomic_store(&run->server.ready, true);
+        printf("listening on http://%s:%d\n", run->options.host, http_port(run->http));
+        fflush(stdout);
     } else {
         snprintf(run->reason, sizeof run->reason, "%s", status_message());
         pthread_kill(run->waiter, SIGTERM);
@@ -76,8 +79,7 @@ static enum status start(struct run *run) {
         .context = &run->server,
     };
     TRY(http_open(&run->http, &http));
-    printf("listening on http://%s:%d\n", o->host, http_port(run->http));
-    fflush(stdout);
+    log_line(LOG_INFO, "event=loading model=\"%s\" port=%d", o->model, http_port(run->http));
     run->waiter = pthread_self();
     if (pthread_create(&run->loader, NULL, load, run) == 0) return STATUS_OK;
     http_close(run->http, 0.0);
@@ -118,6 +120,14 @@ static int run_until_signal(struct run *run, const sigset_t *signals) {
     return run->loaded == STATUS_OK ? 0 : 1;
 }
 
+/* A connection is a file; the usual limit of 1024 is a default that programs may raise. */
+static void raise_file_limit(void) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+}
+
 int cmd_serve(int argc, char **argv) {
     bool help;
     struct run *run = calloc(1, sizeof *run);
@@ -139,6 +149,7 @@ int cmd_serve(int argc, char **argv) {
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before there are threads: all inherit it */
     signal(SIGPIPE, SIG_IGN);
+    raise_file_limit();
     server_init(&run->server);
     int code = 1;
     if (start(run) == STATUS_OK)

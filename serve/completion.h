@@ -36,6 +36,7 @@ struct completion_format {
     enum status (*whole)(struct completion *completion, struct http_reply *reply);
     enum status (*fail)(struct completion *completion, const char *message,
                         struct http_reply *reply); /* after bytes have been streamed */
+    const struct format_names *names;              /* serve/format.h */
 };
 
 extern const struct completion_format format_chat, format_text;

@@ -58,6 +58,7 @@ struct engine_stats {
     int64_t pages_used;
     int64_t steps, preemptions, evictions;
     int64_t prompt_tokens, cached_tokens, output_tokens;
+    int64_t cache_hits;                 /* sequences with cached tokens */
     int64_t finished[FINISH_ERROR + 1]; /* by enum finish */
     struct histogram first_token, between_tokens, whole;
 };

@@ -34,6 +34,7 @@ void engine_account(struct engine *engine, const struct generation *generation) 
     stats->finished[generation->finish]++;
     stats->prompt_tokens += generation->sequence.prompt;
     stats->cached_tokens += generation->cached;
+    stats->cache_hits += generation->cached > 0;
     stats->output_tokens += generation->drawn;
     histogram_add(&stats->whole, generation->times.finished - generation->times.submitted);
     pthread_mutex_unlock(&engine->lock);

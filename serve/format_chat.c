@@ -3,13 +3,6 @@
 #include "serve/completion.h"
 #include "serve/format.h"
 
-#include <math.h>
-
-json_t *format_number(float logprob) {
-    /* JSON has no infinities; the client's libraries take this for "impossible". */
-    return json_real(isfinite(logprob) ? (double)logprob : -9999.0);
-}
-
 /* {token, logprob, bytes} */
 static json_t *describe_token(const struct tokenizer *tokenizer, struct token_chance chance) {
     struct token_bytes token = tokenizer_token(tokenizer, chance.id, true);
@@ -37,17 +30,9 @@ static json_t *logprobs_of(const struct generation *generation,
     return json_pack("{s:o}", "content", content);
 }
 
-/* One event with one choice. Takes delta and logprobs over. */
-static enum status write_chunk(struct choice *choice, json_t *delta, json_t *logprobs,
-                               const char *finish, struct http_reply *reply) {
-    json_t *json = json_pack("{s:i, s:o, s:o?, s:s?}", "index", choice->index, "delta", delta,
-                             "logprobs", logprobs, "finish_reason", finish);
-    return format_event(choice->owner, "chat.completion.chunk", json, reply);
-}
-
 static enum status begin(struct choice *choice, struct http_reply *reply) {
-    return write_chunk(choice, json_pack("{s:s, s:s}", "role", "assistant", "content", ""), NULL,
-                       NULL, reply);
+    return format_event(choice, json_pack("{s:s, s:s}", "role", "assistant", "content", ""), NULL,
+                        NULL, reply);
 }
 
 static enum status write_piece(struct choice *choice, const struct piece *piece,
@@ -56,11 +41,12 @@ static enum status write_piece(struct choice *choice, const struct piece *piece,
     if (choice->owner->request.logprobs)
         logprobs = logprobs_of(choice->generation, piece->tokens, piece->count);
     json_t *delta = json_pack("{s:o}", "content", api_json_text(piece->text, piece->bytes));
-    return write_chunk(choice, delta, logprobs, NULL, reply);
+    return format_event(choice, delta, logprobs, NULL, reply);
 }
 
 static enum status end(struct choice *choice, struct http_reply *reply) {
-    return write_chunk(choice, json_object(), NULL, finish_name(choice->generation->finish), reply);
+    return format_event(choice, json_object(), NULL, finish_name(choice->generation->finish),
+                        reply);
 }
 
 static json_t *whole_choice(const struct choice *choice) {
@@ -74,23 +60,20 @@ static json_t *whole_choice(const struct choice *choice) {
                      "logprobs", logprobs, "finish_reason", finish_name(generation->finish));
 }
 
-static enum status write_whole(struct completion *completion, struct http_reply *reply) {
-    json_t *choices = json_array();
-    for (int i = 0; i < completion->count; i++)
-        json_array_append_new(choices, whole_choice(&completion->choices[i]));
-    return format_body(completion, "chat.completion", choices, reply);
-}
-
-static enum status close_stream(struct completion *completion, struct http_reply *reply) {
-    return format_close(completion, "chat.completion.chunk", reply);
-}
+static const struct format_names names = {
+    .whole = "chat.completion",
+    .event = "chat.completion.chunk",
+    .key = "delta",
+    .describe = whole_choice,
+};
 
 const struct completion_format format_chat = {
     .stream_type = "text/event-stream",
     .begin = begin,
     .piece = write_piece,
     .end = end,
-    .close = close_stream,
-    .whole = write_whole,
+    .close = format_close,
+    .whole = format_whole,
     .fail = format_fail,
+    .names = &names,
 };

@@ -97,13 +97,6 @@ static json_t *prompt_text(const struct choice *choice) {
     return json;
 }
 
-static enum status write_chunk(struct choice *choice, json_t *text, json_t *logprobs,
-                               const char *finish, struct http_reply *reply) {
-    json_t *json = json_pack("{s:i, s:o, s:o?, s:s?}", "index", choice->index, "text", text,
-                             "logprobs", logprobs, "finish_reason", finish);
-    return format_event(choice->owner, "text_completion", json, reply);
-}
-
 static enum status begin(struct choice *choice, struct http_reply *reply) {
     const struct api_request *request = &choice->owner->request;
     if (!request->echo) return STATUS_OK;
@@ -114,7 +107,7 @@ static enum status begin(struct choice *choice, struct http_reply *reply) {
         choice->characters = columns.characters;
         logprobs = close_columns(&columns, request->top_logprobs > 0);
     }
-    return write_chunk(choice, text, logprobs, NULL, reply);
+    return format_event(choice, text, logprobs, NULL, reply);
 }
 
 static enum status write_piece(struct choice *choice, const struct piece *piece,
@@ -127,12 +120,12 @@ static enum status write_piece(struct choice *choice, const struct piece *piece,
         choice->characters = columns.characters;
         logprobs = close_columns(&columns, request->top_logprobs > 0);
     }
-    return write_chunk(choice, api_json_text(piece->text, piece->bytes), logprobs, NULL, reply);
+    return format_event(choice, api_json_text(piece->text, piece->bytes), logprobs, NULL, reply);
 }
 
 static enum status end(struct choice *choice, struct http_reply *reply) {
-    return write_chunk(choice, json_string(""), NULL, finish_name(choice->generation->finish),
-                       reply);
+    return format_event(choice, json_string(""), NULL, finish_name(choice->generation->finish),
+                        reply);
 }
 
 /* Two texts in one; gives both back. */
@@ -172,23 +165,20 @@ static json_t *whole_choice(const struct choice *choice) {
                      "logprobs", logprobs, "finish_reason", finish_name(generation->finish));
 }
 
-static enum status write_whole(struct completion *completion, struct http_reply *reply) {
-    json_t *choices = json_array();
-    for (int i = 0; i < completion->count; i++)
-        json_array_append_new(choices, whole_choice(&completion->choices[i]));
-    return format_body(completion, "text_completion", choices, reply);
-}
-
-static enum status close_stream(struct completion *completion, struct http_reply *reply) {
-    return format_close(completion, "text_completion", reply);
-}
+static const struct format_names names = {
+    .whole = "text_completion",
+    .event = "text_completion",
+    .key = "text",
+    .describe = whole_choice,
+};
 
 const struct completion_format format_text = {
     .stream_type = "text/event-stream",
     .begin = begin,
     .piece = write_piece,
     .end = end,
-    .close = close_stream,
-    .whole = write_whole,
+    .close = format_close,
+    .whole = format_whole,
     .fail = format_fail,
+    .names = &names,
 };

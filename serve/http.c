@@ -11,10 +11,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { IDLE_SECONDS = 120, MAX_CONNECTIONS = 4096, LISTEN_BACKLOG = 511 };
+enum { IDLE_SECONDS = 120, MAX_CONNECTIONS = 4096, RESERVED_FILES = 128, LISTEN_BACKLOG = 511 };
 
 enum status http_append(struct http_reply *reply, const void *bytes, size_t count) {
     TRY(grow_array((void **)&reply->body, &reply->capacity, reply->bytes + count + 1, 1));
@@ -89,6 +90,15 @@ static void log_library(void *context, const char *format, va_list arguments) {
     log_line(LOG_DEBUG, "event=http message=%s", log_value(&(struct log_text){0}, text));
 }
 
+/* Connections at once: what the process may open, less what the rest of it needs. Beyond that the
+ * library doesn't accept, instead of failing to. */
+static unsigned int most_connections(void) {
+    struct rlimit files = {0};
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur < 2 * RESERVED_FILES) return 16;
+    rlim_t most = files.rlim_cur - RESERVED_FILES;
+    return most < MAX_CONNECTIONS ? (unsigned int)most : MAX_CONNECTIONS;
+}
+
 enum status http_open(struct http_server **out, const struct http_options *options) {
     *out = NULL;
     int fd = -1;
@@ -110,7 +120,7 @@ enum status http_open(struct http_server **out, const struct http_options *optio
         flags, 0, NULL, NULL, http_handle, server, MHD_OPTION_EXTERNAL_LOGGER, log_library, NULL,
         MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_NOTIFY_COMPLETED, http_complete, server,
         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned int)IDLE_SECONDS, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned int)MAX_CONNECTIONS, MHD_OPTION_THREAD_POOL_SIZE, pool, MHD_OPTION_END);
+        most_connections(), MHD_OPTION_THREAD_POOL_SIZE, pool, MHD_OPTION_END);
     if (!server->daemon) {
         close(fd);
         pthread_cond_destroy(&server->quiet);

@@ -70,8 +70,11 @@ void http_close(struct http_server *server, double seconds);
  * closed; doesn't block. */
 void http_wake(struct http_exchange *exchange);
 
-/* False when the client has closed its side. Same rules as http_wake. */
-bool http_connected(const struct http_exchange *exchange);
+/* False when the client is gone. One that has only shut its sending side down still reads the
+ * answer; from here it looks like one that closed, so it is sent an interim answer (100 Continue,
+ * which clients skip), and only what is gone replies to that with a reset. Same rules as
+ * http_wake. */
+bool http_connected(struct http_exchange *exchange);
 
 /* Appends bytes, or printf-formatted text. */
 enum status http_append(struct http_reply *reply, const void *bytes, size_t count);

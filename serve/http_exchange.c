@@ -2,9 +2,12 @@
 #include "serve/grow.h"
 #include "serve/http_parts.h"
 
+#include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <time.h>
 
 /* A body beyond the limit is read and dropped up to this size, so that the client reads the answer
  * instead of a reset connection. */
@@ -72,9 +75,30 @@ void http_wake(struct http_exchange *exchange) {
     pthread_mutex_unlock(&exchange->lock);
 }
 
-bool http_connected(const struct http_exchange *exchange) {
+/* The client's sending side is shut: it has sent all it wants, or it is gone. Only a write tells
+ * which, and not at once. */
+static bool answers_probe(struct http_exchange *exchange) {
+    static const char interim[] = "HTTP/1.1 100 Continue\r\n\r\n";
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    double seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    bool there = true;
+    pthread_mutex_lock(&exchange->lock);
+    if (exchange->interim && !exchange->queued && seconds - exchange->asked_at > 1.0) {
+        exchange->asked_at = seconds;
+        there =
+            send(exchange->socket, interim, sizeof interim - 1, MSG_DONTWAIT | MSG_NOSIGNAL) > 0 ||
+            errno == EAGAIN;
+    }
+    pthread_mutex_unlock(&exchange->lock);
+    return there;
+}
+
+bool http_connected(struct http_exchange *exchange) {
     struct pollfd look = {.fd = exchange->socket, .events = POLLRDHUP};
-    return poll(&look, 1, 0) <= 0 || !(look.revents & (POLLRDHUP | POLLHUP | POLLERR));
+    if (poll(&look, 1, 0) <= 0) return true;
+    if (look.revents & (POLLHUP | POLLERR)) return false;
+    return !(look.revents & POLLRDHUP) || answers_probe(exchange);
 }
 
 static bool is_closing(struct http_server *server) {
@@ -138,6 +162,9 @@ static enum MHD_Result queue_reply(struct http_exchange *exchange, bool stream) 
     if (stream) MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
     if (reply->status == MHD_HTTP_METHOD_NOT_ALLOWED)
         MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, "GET, POST");
+    pthread_mutex_lock(&exchange->lock);
+    exchange->queued = true;
+    pthread_mutex_unlock(&exchange->lock);
     enum MHD_Result result =
         MHD_queue_response(exchange->connection, (unsigned int)reply->status, response);
     MHD_destroy_response(response);
@@ -196,11 +223,11 @@ static enum MHD_Result begin(struct http_exchange *exchange) {
 enum MHD_Result http_handle(void *context, struct MHD_Connection *connection, const char *url,
                             const char *method, const char *version, const char *upload,
                             size_t *upload_bytes, void **state) {
-    (void)version;
     struct http_exchange *exchange = *state;
     if (!exchange) {
         exchange = exchange_open(context, connection, method, url);
         if (!exchange) return MHD_NO;
+        exchange->interim = strcmp(version, MHD_HTTP_VERSION_1_1) == 0;
         *state = exchange;
         return begin(exchange);
     }

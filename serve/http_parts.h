@@ -31,6 +31,9 @@ struct http_exchange {
     struct http_source *source;
     pthread_mutex_t lock; /* guards what follows */
     bool woken, suspended;
+    bool queued;     /* the reply is the library's: nothing else may be written */
+    bool interim;    /* the client knows interim answers (HTTP/1.1) */
+    double asked_at; /* when it was last asked whether it is still there; monotonic seconds */
 };
 
 /* Callbacks of the library. */

@@ -120,9 +120,8 @@ static enum status open_all(struct serving *serving, const struct serving_option
     const char *place =
         serving->file.format == MODEL_GGUF ? serving->file.path : serving->file.directory;
     TRY(tokenizer_open(&serving->tokenizer, place));
-    if (tokenizer_size(serving->tokenizer) > serving->model.config.vocab)
-        log_line(LOG_WARN, "event=tokenizer tokens=%d vocabulary=%lld: is it this model's?",
-                 tokenizer_size(serving->tokenizer), (long long)serving->model.config.vocab);
+    TRY(tokenizer_check_vocabulary(serving->tokenizer, serving->model.config.vocab,
+                                   options->model));
     serving->base_name = *options->alias ? strdup(options->alias) : name_of_path(options->model);
     TRY(load_adapters(serving, options));
     server->tokenizer = serving->tokenizer;

@@ -56,11 +56,16 @@ void http_answer_free(struct http_answer *answer) {
     *answer = (struct http_answer){0};
 }
 
-int http_begin(int port, const char *path, const char *body) {
+int http_connect(int port) {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof address), 0);
+    return fd;
+}
+
+int http_begin(int port, const char *path, const char *body) {
+    int fd = http_connect(port);
     char *text;
     int bytes = asprintf(&text, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %zu\r\n\r\n%s",
                          path, strlen(body), body);

@@ -19,6 +19,9 @@ struct http_answer http_post(int port, const char *path, const char *body);
 struct http_answer http_get(int port, const char *path);
 void http_answer_free(struct http_answer *answer);
 
+/* A connection on which nothing has been sent; close() it. */
+int http_connect(int port);
+
 /* A connection on which a POST has been sent and nothing read; close() it. */
 int http_begin(int port, const char *path, const char *body);
 

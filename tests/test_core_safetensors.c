@@ -3,6 +3,7 @@
 #include "tests/temporary.h"
 
 #include "core/json_util.h"
+#include "core/model_config.h"
 #include "core/printable.h"
 #include "core/safetensors_write.h"
 
@@ -308,6 +309,42 @@ static void test_shards(void **state) {
     temporary_close(&folder);
 }
 
+/* What people give for a model, and what they are told to give. */
+static void test_what_is_no_model(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *reason;
+        size_t bytes;
+    } files[] = {
+        {"\x89HDF\r\n\x1a\n", "an HDF5 file; strata inspect shows", 8},
+        {"PK\3\4....", "save the model as safetensors", 8},
+        {"version https://git-lfs.github.com", "git lfs pull", 34},
+        {"# A title", "neither a GGUF nor a safetensors file", 9},
+        {"", "neither a GGUF nor a safetensors file", 0},
+    };
+    static const char adapter[] = "{\"base_model_name_or_path\": \"some/model\"}";
+    struct temporary folder;
+    struct model_file file;
+    struct model_config config;
+    temporary_open(&folder);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        temporary_write(&folder, "file", files[i].text, files[i].bytes);
+        const char *path = temporary_file(&folder, "file");
+        assert_int_equal(model_file_open(&file, path, true), STATUS_FORMAT);
+        if (!strstr(status_message(), files[i].reason)) fail_msg("%s", status_message());
+        assert_non_null(strstr(status_message(), path));
+    }
+    remove(temporary_file(&folder, "file"));
+    temporary_write(&folder, "adapter_config.json", adapter, sizeof adapter - 1);
+    write_sample(temporary_file(&folder, "adapter_model.safetensors"), specs, 1);
+    assert_ok(model_file_open(&file, folder.path, false));
+    assert_int_equal(model_config_read(&config, &file), STATUS_IO);
+    assert_non_null(strstr(status_message(), "an adapter, not a model"));
+    assert_non_null(strstr(status_message(), "some/model"));
+    model_file_close(&file);
+    temporary_close(&folder);
+}
+
 static void test_directories(void **state) {
     (void)state;
     struct temporary folder;
@@ -315,6 +352,10 @@ static void test_directories(void **state) {
     temporary_open(&folder);
     assert_int_equal(model_file_open(&file, folder.path, false), STATUS_IO);
     assert_non_null(strstr(status_message(), "holds no .safetensors or .gguf file"));
+    temporary_write(&folder, "index.h5", "", 0);
+    assert_int_equal(model_file_open(&file, folder.path, false), STATUS_IO);
+    assert_non_null(strstr(status_message(), "a checkpoint, not a model"));
+    remove(temporary_file(&folder, "index.h5"));
     write_sample(temporary_file(&folder, "one.safetensors"), specs, 1);
     temporary_write(&folder, "config.json", "{}", 2);
     assert_ok(model_file_open(&file, folder.path, false));
@@ -396,6 +437,7 @@ int main(void) {
         cmocka_unit_test(test_the_writer_refuses),
         cmocka_unit_test(test_shards),
         cmocka_unit_test(test_directories),
+        cmocka_unit_test(test_what_is_no_model),
         cmocka_unit_test(test_json_fields),
         cmocka_unit_test(test_printable),
     };

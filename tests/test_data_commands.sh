@@ -58,4 +58,14 @@ first=$("$strata" eval models/base --text "$text" --context 64 2>&1)
     { echo "FAILED: eval with its model last"; failures=$((failures + 1)); }
 "$strata" inspect --json models/base | grep -q '"tensors"' || { echo "FAILED: inspect --json"; failures=$((failures + 1)); }
 rm "$text"
+# A GGUF's tokenizer comes along into safetensors, and encodes alike.
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+"$strata" convert models/base "$folder/base.gguf" >/dev/null
+"$strata" convert "$folder/base.gguf" "$folder/back" | grep -q 'tokenizer="written"' &&
+    [ "$("$strata" tokenize models/base --special <README.md)" = \
+        "$("$strata" tokenize "$folder/back" --special <README.md)" ] || {
+    echo "FAILED: the tokenizer on its way through GGUF"
+    failures=$((failures + 1))
+}
 [ "$failures" -eq 0 ]

@@ -238,6 +238,11 @@ static void test_text_in_pieces(void **state) {
     assert_int_equal(
         token_lines_read_text(&lines, temporary_file(&folder, "text"), tokenizer, 512, 8),
         STATUS_FORMAT);
+    temporary_write(&folder, "text", "caf\xe9 au lait", 12);
+    assert_int_equal(
+        token_lines_read_text(&lines, temporary_file(&folder, "text"), tokenizer, 512, 8),
+        STATUS_FORMAT);
+    assert_non_null(strstr(status_message(), "byte 3 is 0xE9"));
     token_list_free(&all);
     token_lines_free(&lines);
     tokenizer_close(tokenizer);

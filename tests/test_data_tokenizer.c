@@ -403,8 +403,24 @@ static void test_training(void **state) {
     free(path);
 }
 
+/* A model may have more ids than its tokenizer, never fewer that a text can give. */
+static void test_sizes_are_held_together(void **state) {
+    (void)state;
+    struct tokenizer *tokenizer;
+    assert_ok(tokenizer_open(&tokenizer, "models/base"));
+    int32_t size = tokenizer_size(tokenizer);
+    assert_ok(tokenizer_check_vocabulary(tokenizer, size, "m"));
+    assert_ok(tokenizer_check_vocabulary(tokenizer, size + 64, "m"));
+    assert_ok(tokenizer_check_vocabulary(tokenizer, 8 * size, "m"));
+    assert_int_equal(tokenizer_check_vocabulary(tokenizer, size - 1, "m"), STATUS_SHAPE);
+    assert_non_null(strstr(status_message(), "m: the tokenizer has 4096 tokens"));
+    assert_non_null(strstr(status_message(), "only 4095"));
+    tokenizer_close(tokenizer);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sizes_are_held_together),
         cmocka_unit_test(test_merges_by_rank),
         cmocka_unit_test(test_added_tokens),
         cmocka_unit_test(test_template),

@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
-/* Tokenizers written into GGUF and read back: the same ids for every text. */
+/* Tokenizers written into GGUF and read back, and out of GGUF as tokenizer.json: the same ids for
+ * every text. */
 #include "tests/temporary.h"
 
 #include "core/gguf_write.h"
@@ -39,6 +40,16 @@ static enum status through_gguf(const struct tokenizer *before, int64_t vocab,
     gguf_metadata_free(&metadata);
     temporary_close(&folder);
     return status;
+}
+
+/* The tokenizer through tokenizer.json and tokenizer_config.json. */
+static void through_json(const struct tokenizer *before, struct tokenizer **after) {
+    struct temporary folder;
+    temporary_open(&folder);
+    assert_ok(tokenizer_write_json(before, folder.path));
+    assert_int_equal(temporary_count(&folder, 0), 2);
+    assert_ok(tokenizer_open(after, folder.path));
+    temporary_close(&folder);
 }
 
 static void check_text(const struct tokenizer *before, const struct tokenizer *after,
@@ -103,6 +114,128 @@ static void test_tokenizers_of_others(void **state) {
     }
 }
 
+/* The texts of DATA/name.inp, cut at marks: test_data_tokenizer_vectors.c holds the ids before. */
+static void check_vectors(const struct tokenizer *before, const struct tokenizer *after,
+                          const char *name) {
+    static const char mark[] = "\n__ggml_vocab_test__\n";
+    char path[1024], text[1 << 16];
+    snprintf(path, sizeof path, "%s/%s.inp", test_data_or_skip(), name);
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    size_t bytes = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    text[bytes] = '\0';
+    int count = 0;
+    for (char *at = text, *end; at; at = end ? end + strlen(mark) : NULL, count++) {
+        if ((end = strstr(at, mark))) *end = '\0';
+        check_text(before, after, at, TOKENIZER_ADD_SPECIAL, name);
+    }
+    assert_true(count > 40);
+}
+
+static void test_json_of_ggufs(void **state) {
+    (void)state;
+    static const char *const names[] = {
+        "tok_ggml_vocab/ggml-vocab-llama-spm.gguf", "tok_ggml_vocab/ggml-vocab-phi-3.gguf",
+        "tok_ggml_vocab/ggml-vocab-falcon.gguf", "tok_ggml_vocab/ggml-vocab-gpt-2.gguf",
+        "tok_ggml_vocab/ggml-vocab-deepseek-coder.gguf"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[1024];
+        struct tokenizer *before, *after;
+        snprintf(path, sizeof path, "%s/%s", test_data_or_skip(), names[i]);
+        assert_ok(tokenizer_open(&before, path));
+        through_json(before, &after);
+        check_same(before, after, names[i]);
+        check_vectors(before, after, names[i]);
+        tokenizer_close(before);
+        tokenizer_close(after);
+    }
+}
+
+/* A SentencePiece model as a GGUF file holds it: pieces with scores, bytes, an empty prefix or one
+ * space before a text, spaces trimmed or not. */
+static struct tokenizer *open_pieces(struct temporary *folder, const char *model, bool prefix,
+                                     bool trim) {
+    enum { BYTES = 256, FIRST = 3 };
+    static const char *const pieces[] = {"\xe2\x96\x81",
+                                         "a",
+                                         "b",
+                                         "ab",
+                                         "\xe2\x96\x81"
+                                         "ab",
+                                         "bab",
+                                         "<|turn|>"};
+    enum { PIECES = sizeof pieces / sizeof *pieces, ALL = FIRST + BYTES + PIECES };
+    static char hex[BYTES][8];
+    struct gguf_string texts_of[ALL] = {{"<unk>", 5}, {"<s>", 3}, {"</s>", 4}};
+    int32_t kinds[ALL] = {2, 3, 3};
+    float scores[ALL] = {0};
+    for (int i = 0; i < BYTES; i++) {
+        snprintf(hex[i], sizeof hex[i], "<0x%02X>", (unsigned)i);
+        texts_of[FIRST + i] = (struct gguf_string){hex[i], 6};
+        kinds[FIRST + i] = 6;
+    }
+    for (int i = 0; i < PIECES; i++) {
+        int id = FIRST + BYTES + i;
+        texts_of[id] = (struct gguf_string){pieces[i], strlen(pieces[i])};
+        kinds[id] = i + 1 < PIECES ? 1 : 4;
+        scores[id] = -1.0f - (float)i;
+    }
+    struct gguf_metadata metadata = {0};
+    struct tensor_sink sink;
+    struct tokenizer *tokenizer;
+    gguf_put_string(&metadata, "tokenizer.ggml.model", model);
+    gguf_put_strings(&metadata, "tokenizer.ggml.tokens", texts_of, ALL);
+    gguf_put_array(&metadata, "tokenizer.ggml.token_type", GGUF_I32, kinds, ALL);
+    gguf_put_array(&metadata, "tokenizer.ggml.scores", GGUF_F32, scores, ALL);
+    gguf_put_u32(&metadata, "tokenizer.ggml.unknown_token_id", 0);
+    gguf_put_bool(&metadata, "tokenizer.ggml.add_space_prefix", prefix);
+    gguf_put_bool(&metadata, "tokenizer.ggml.remove_extra_whitespaces", trim);
+    gguf_put_bool(&metadata, "tokenizer.ggml.add_eos_token", trim);
+    gguf_put_string(&metadata, "tokenizer.chat_template", "{{ bos_token }}\n");
+    assert_ok(gguf_create(&sink, temporary_file(folder, "pieces.gguf"), &metadata, NULL, 0));
+    assert_ok(tensor_sink_finish(&sink));
+    tensor_sink_close(&sink);
+    gguf_metadata_free(&metadata);
+    assert_ok(tokenizer_open(&tokenizer, temporary_file(folder, "pieces.gguf")));
+    return tokenizer;
+}
+
+static void test_json_of_pieces(void **state) {
+    (void)state;
+    static const char *const own[] = {" ab  abab ", "bab<|turn|> ab", "<|turn|>", "ab\nba"};
+    for (int kind = 0; kind < 8; kind++) {
+        struct temporary folder;
+        struct tokenizer *after;
+        temporary_open(&folder);
+        struct tokenizer *before =
+            open_pieces(&folder, kind & 4 ? "t5" : "llama", kind & 1, kind & 2);
+        through_json(before, &after);
+        for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+            check_text(before, after, own[i], TOKENIZER_ADD_SPECIAL, "pieces");
+        /* a unigram model in tokenizer.json also finds "<s>" where it is letters */
+        if (!(kind & 4)) check_same(before, after, "pieces");
+        tokenizer_close(before);
+        tokenizer_close(after);
+        temporary_close(&folder);
+    }
+}
+
+/* Byte-level BPE: the bundled model's, out of a GGUF file. */
+static void test_json_of_base(void **state) {
+    (void)state;
+    struct tokenizer *base, *before, *after;
+    assert_ok(tokenizer_open(&base, "models/base"));
+    assert_ok(through_gguf(base, tokenizer_size(base), &before));
+    through_json(before, &after);
+    check_same(before, after, "models/base");
+    check_same(base, after, "models/base");
+    assert_int_equal(tokenizer_size(after), tokenizer_size(base));
+    tokenizer_close(base);
+    tokenizer_close(before);
+    tokenizer_close(after);
+}
+
 /* A tokenizer.json whose vocabulary is four letters and one merge. */
 static struct tokenizer *open_json(struct temporary *folder, const char *steps, const char *model) {
     char text[4096];
@@ -158,7 +291,8 @@ static void test_what_gguf_cannot_say(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_tokenizers_of_others),
+        cmocka_unit_test(test_tokenizers_of_others), cmocka_unit_test(test_json_of_base),
+        cmocka_unit_test(test_json_of_pieces),       cmocka_unit_test(test_json_of_ggufs),
         cmocka_unit_test(test_what_gguf_cannot_say),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,116 +1,9 @@
-/* A real server on a tiny model, over loopback: routes, streams, errors, disconnects, load. */
+/* A real server on a tiny model, over loopback: routes, streams, errors, load. */
 #define _GNU_SOURCE
-#include "tests/check.h"
-
-#include "core/log.h"
-#include "serve/serving.h"
-#include "tests/http_client.h"
-#include "tests/tiny_model.h"
+#include "tests/serving_site.h"
 
 #include <curl/curl.h>
 #include <pthread.h>
-#include <signal.h>
-#include <sys/socket.h>
-#include <unistd.h>
-
-struct site {
-    struct tiny_model tiny;
-    struct serving_options options;
-    struct server server;
-    struct serving serving;
-    struct http_server *http;
-    char adapter[128];
-    int port;
-};
-
-static void site_start(struct site *site, bool adapter) {
-    char *arguments[] = {"serve",
-                         site->tiny.directory,
-                         "--alias",
-                         "tiny",
-                         "--threads",
-                         "1",
-                         "--max-batch",
-                         "8",
-                         "--token-budget",
-                         "64",
-                         "--max-body-mib",
-                         "0.5",
-                         adapter ? "--adapter" : NULL,
-                         site->adapter,
-                         NULL};
-    bool help;
-    snprintf(site->adapter, sizeof site->adapter, "tuned=%s", site->tiny.adapter);
-    assert_ok(
-        serving_options_read(&site->options, OPTION_SERVE, adapter ? 14 : 12, arguments, &help));
-    server_init(&site->server);
-    const struct http_options http = {
-        .host = "127.0.0.1",
-        .threads = 2,
-        .max_body_bytes = (size_t)(site->options.max_body_mib * (1 << 20)),
-        .route = server_route,
-        .too_large = server_too_large,
-        .context = &site->server,
-    };
-    assert_ok(http_open(&site->http, &http));
-    site->port = http_port(site->http);
-    struct http_answer early = http_get(site->port, "/health");
-    assert_int_equal(early.status, 503);
-    http_answer_free(&early);
-    assert_ok(serving_open(&site->serving, &site->options, &site->server));
-    atomic_store(&site->server.ready, true);
-}
-
-static void site_stop(struct site *site) {
-    engine_cut(site->serving.engine);
-    http_close(site->http, 5.0);
-    serving_close(&site->serving);
-    serving_options_free(&site->options);
-}
-
-static int open_site(void **state, bool adapter) {
-    struct site *site = calloc(1, sizeof *site);
-    signal(SIGPIPE, SIG_IGN);
-    log_set_level(LOG_WARN);
-    tiny_model_write(&site->tiny);
-    site_start(site, adapter);
-    *state = site;
-    return 0;
-}
-
-static int open_lone(void **state) {
-    return open_site(state, false);
-}
-
-static int open_pair(void **state) {
-    return open_site(state, true);
-}
-
-static int close_site(void **state) {
-    struct site *site = *state;
-    site_stop(site);
-    tiny_model_remove(&site->tiny);
-    free(site);
-    return 0;
-}
-
-static const char *text_at(const struct http_answer *answer, const char *path) {
-    const char *text = json_string_value(json_at(answer->json, path));
-    if (!text) fail_msg("no text at %s of %s", path, answer->body);
-    return text;
-}
-
-static json_int_t int_at(const struct http_answer *answer, const char *path) {
-    const json_t *value = json_at(answer->json, path);
-    if (!json_is_integer(value)) fail_msg("no integer at %s of %s", path, answer->body);
-    return json_integer_value(value);
-}
-
-static struct http_answer post_ok(const struct site *site, const char *path, const char *body) {
-    struct http_answer answer = http_post(site->port, path, body);
-    if (answer.status != 200) fail_msg("%s: %d %s", body, answer.status, answer.body);
-    return answer;
-}
 
 /* A refusal: its status, and the field and words that its message must name. */
 static void assert_refused(const struct site *site, const char *path, const char *body,
@@ -357,6 +250,9 @@ static void test_bad_requests_name_the_field(void **state) {
         {"\"stream_options\": 3", "stream_options", "object"},
         {"\"response_format\": {\"type\": \"json_object\"}", "response_format", "text"},
         {"\"suffix\": \"x\"", "suffix", "suffix"},
+        {"\"prompt_logprobs\": 1", "prompt_logprobs", "not served"},
+        {"\"guided_json\": {}", "guided_json", "not served"},
+        {"\"stream_options\": {\"include_usage\": 1}", "stream_options", "true or false"},
         {"\"best_of\": 3", "best_of", "equal"},
         {"\"model\": 5", "model", "string"},
         {"\"prompt\": {}", "prompt", "string"},
@@ -380,12 +276,34 @@ static void test_bad_requests_name_the_field(void **state) {
         {"{\"messages\": [{\"role\": 1}]}", "messages", "role"},
         {"{\"messages\": [{\"role\": \"wizard\", \"content\": \"x\"}]}", "messages", "role"},
         {CHAT ", \"tools\": [{}]}", "tools", "not served"},
+        {CHAT ", \"tools\": \"x\"}", "tools", "list"},
+        {CHAT ", \"tool_choice\": \"required\"}", "tool_choice", "there is none"},
+        {CHAT ", \"functions\": [{}]}", "functions", "not served"},
+        {CHAT ", \"modalities\": [\"text\", \"audio\"]}", "modalities", "text"},
+        {CHAT ", \"response_format\": {\"type\": \"json_schema\"}}", "response_format", "text"},
         {CHAT ", \"top_logprobs\": 2}", "top_logprobs", "logprobs"},
         {CHAT ", \"max_completion_tokens\": 0}", "max_tokens", "at least 1"},
     };
     for (size_t i = 0; i < sizeof chats / sizeof *chats; i++)
         assert_refused(site, "/v1/chat/completions", chats[i].body, strlen(chats[i].body), 400,
                        chats[i].param, chats[i].words);
+}
+
+/* Fields that say what is done anyway, and a role's newer name. */
+static void test_neutral_fields_are_taken(void **state) {
+    const struct site *site = *state;
+    static const char *const bodies[] = {
+        CHAT ", \"tools\": [{}], \"tool_choice\": \"none\"}",
+        CHAT ", \"tools\": [], \"tool_choice\": \"auto\", \"functions\": []}",
+        CHAT ", \"modalities\": [\"text\"], \"response_format\": {\"type\": \"text\"}}",
+        CHAT ", \"audio\": null, \"user\": \"me\", \"store\": true, \"metadata\": {}}",
+        "{\"messages\": [{\"role\": \"developer\", \"content\": \"x\"}, {\"role\": \"user\", "
+        "\"content\": \"y\"}], \"max_tokens\": 1}",
+    };
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
+        struct http_answer answer = post_ok(site, "/v1/chat/completions", bodies[i]);
+        http_answer_free(&answer);
+    }
 }
 
 static void test_broken_bodies_are_refused(void **state) {
@@ -423,6 +341,10 @@ static void test_long_prompts_are_refused_with_both_lengths(void **state) {
     memcpy(body + fewer - 2, "\"}", 2);
     assert_refused(site, "/v1/completions", body, fewer, 400, "prompt", "9000");
     assert_refused(site, "/v1/completions", body, fewer, 400, "prompt", "8192");
+    struct http_answer answer = http_ask(site->port, NULL, "/v1/completions", body, fewer);
+    assert_string_equal(text_at(&answer, "error.code"), "context_length_exceeded");
+    assert_string_equal(text_at(&answer, "error.type"), "invalid_request_error");
+    http_answer_free(&answer);
     free(body);
 }
 
@@ -498,54 +420,6 @@ static void test_sixteen_at_once_answer_as_alone(void **state) {
     }
 }
 
-static long metric(const struct site *site, const char *name) {
-    struct http_answer answer = http_get(site->port, "/metrics");
-    char line[128];
-    snprintf(line, sizeof line, "\n%s ", name);
-    const char *at = strstr(answer.body, line);
-    long value = at ? strtol(at + strlen(line), NULL, 10) : -1;
-    http_answer_free(&answer);
-    return value;
-}
-
-/* Waits for a value; a minute is for ever here. */
-static void await_metric(const struct site *site, const char *name, long want) {
-    for (int i = 0; i < 6000 && metric(site, name) != want; i++) usleep(10000);
-    assert_int_equal(metric(site, name), want);
-}
-
-static void test_disconnected_clients_are_cancelled(void **state) {
-    const struct site *site = *state;
-    const char *cancelled = "strata_requests_total{reason=\"cancelled\"}";
-    long before = metric(site, cancelled);
-    for (int stream = 0; stream < 2; stream++) {
-        char body[128];
-        snprintf(body, sizeof body,
-                 "{\"prompt\": \"x\", \"max_tokens\": 8000, \"ignore_eos\": true, \"stream\": %s}",
-                 stream ? "true" : "false");
-        int fd = http_begin(site->port, "/v1/completions", body);
-        await_metric(site, "strata_requests_running", 1);
-        close(fd);
-        await_metric(site, cancelled, before + stream + 1);
-        await_metric(site, "strata_requests_running", 0);
-        await_metric(site, "strata_kv_pages_used", 0);
-    }
-}
-
-/* Stopping with a reply under way ends the reply instead of hanging. */
-static void test_stops_with_a_request_running(void **state) {
-    struct site *site = *state;
-    int fd = http_begin(site->port, "/v1/completions",
-                        "{\"prompt\": \"x\", \"max_tokens\": 8000, \"ignore_eos\": true}");
-    await_metric(site, "strata_requests_running", 1);
-    site_stop(site);
-    char reply[64] = {0};
-    assert_true(recv(fd, reply, sizeof reply - 1, 0) > 0);
-    assert_non_null(strstr(reply, " 503 "));
-    close(fd);
-    site_start(site, false);
-}
-
 static void test_a_port_in_use_is_said(void **state) {
     const struct site *site = *state;
     struct http_server *second;
@@ -567,15 +441,14 @@ int main(void) {
         cmocka_unit_test(test_bias_and_limits),
         cmocka_unit_test(test_equal_prompts_are_computed_once),
         cmocka_unit_test(test_bad_requests_name_the_field),
+        cmocka_unit_test(test_neutral_fields_are_taken),
         cmocka_unit_test(test_broken_bodies_are_refused),
         cmocka_unit_test(test_long_prompts_are_refused_with_both_lengths),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_sixteen_at_once_answer_as_alone),
-        cmocka_unit_test(test_disconnected_clients_are_cancelled),
     };
     const struct CMUnitTest lone[] = {
         cmocka_unit_test(test_a_lone_model_answers_to_any_name),
-        cmocka_unit_test(test_stops_with_a_request_running),
         cmocka_unit_test(test_a_port_in_use_is_said),
     };
     curl_global_init(CURL_GLOBAL_DEFAULT);

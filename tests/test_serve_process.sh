@@ -17,10 +17,12 @@ fail() {
 server=$!
 for _ in $(seq 300); do
     url=$(sed -n 's/^listening on //p' "$work/out.log")
-    [ -n "$url" ] && curl -sf "$url/health" >/dev/null && break
+    [ -n "$url" ] && break
     sleep 0.1
 done
-curl -sf "$url/health" >/dev/null || fail "the server never became healthy"
+grep -q "event=vocabulary .* tokens=259 vocabulary=272" "$work/server.err" ||
+    fail "a padded vocabulary is not told"
+curl -sf "$url/health" >/dev/null || fail "'listening' was said before requests were served"
 port=${url##*:}
 
 "$strata" serve "$work/model" --port "$port" >"$work/second.log" 2>"$work/second.err"
@@ -30,6 +32,7 @@ grep -q "port is in use" "$work/second.err" || fail "a port in use is not said"
 
 "$strata" serve "$work/none" --port 0 >"$work/third.log" 2>"$work/third.err"
 [ $? = 1 ] || fail "a missing model must exit with 1"
+[ -s "$work/third.log" ] && fail "a server that never serves must not say that it listens"
 "$strata" serve "$work/model" --contxt 5 >"$work/fourth.log" 2>"$work/fourth.err"
 [ $? = 2 ] || fail "an unknown option must exit with 2"
 grep -q "context" "$work/fourth.err" || fail "an unknown option must name the nearest one"

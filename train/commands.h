@@ -2,6 +2,8 @@
 #ifndef STRATA_TRAIN_COMMANDS_H
 #define STRATA_TRAIN_COMMANDS_H
 
+/* strata inspect PATH [--json]: what a model file, a token file or a checkpoint holds. */
+int cmd_inspect(int argc, char **argv);
 int cmd_plot(int argc, char **argv);
 int cmd_train(int argc, char **argv);
 

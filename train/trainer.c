@@ -77,9 +77,18 @@ static enum status open_tokenizer(struct trainer *t) {
     return STATUS_OK;
 }
 
+/* What a fine-tuned model would be served with. */
+static enum status check_tokenizer(const struct trainer *t) {
+    if (!t->tokenizer) return STATUS_OK;
+    return tokenizer_check_vocabulary(t->tokenizer, t->model.config.vocab,
+                                      *t->options->model.path ? t->options->model.path
+                                                              : "the model");
+}
+
 static enum status open_data(struct trainer *t) {
     const struct loader_options *o = &t->options->data;
     TRY(open_tokenizer(t));
+    TRY(check_tokenizer(t));
     const struct loader_expect expect = {.tokenizer_hash =
                                              t->tokenizer ? tokenizer_hash(t->tokenizer) : 0,
                                          .vocabulary = t->model.config.vocab};

@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
 """`strata tokenize` against the `tokenizers` library: byte-level BPE trained here on a little text,
-in the forms of GPT-2, Llama 3 and Qwen2, and every tokenizer.json of the repository."""
+in the forms of GPT-2, Llama 3 and Qwen2, and every tokenizer.json of the repository. And the
+tokenizer.json that `strata convert` makes of a GGUF's tokenizer, in transformers."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 from tokenizers import pre_tokenizers, processors, trainers
 
+from transformers import AutoTokenizer
+
 from common import ROOT, Checks, scratch
-from contract import tokenize
+from contract import convert, tokenize
 
 # The patterns are facts of the published tokenizer.json files of Llama 3 and Qwen2.
 LLAMA3 = (
@@ -98,6 +103,27 @@ def check(checks, name, path):
         checks.say(good, label, detail)
 
 
+def converted():
+    """GGUF files: the bundled model, and where STRATA_TEST_DATA is set those of others."""
+    yield "models/base", convert(ROOT / "models/base", scratch("gguf", "base.gguf"))
+    others = [
+        "llama2_tiny_random_gguf/llama-2-tiny-random",
+        "gguf_stories260k_quantised/stories260K-F32",
+    ]
+    for name in others if "STRATA_TEST_DATA" in os.environ else []:
+        yield name, Path(os.environ["STRATA_TEST_DATA"]) / f"{name}.gguf"
+
+
+def check_converted(checks, name, path):
+    output = convert(path, scratch("from_gguf", name.replace("/", "_")))
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    for special in (False, True):
+        ours = tokenize(path, TEXTS, special=special)
+        theirs = [tokenizer(text, add_special_tokens=special).input_ids for text in TEXTS]
+        label = f"{name} from GGUF, ids in transformers{' with BOS and EOS' if special else ''}"
+        checks.equal(label, ours, theirs)
+
+
 def main():
     checks = Checks()
     for name, tokenizer in make_tokenizers().items():
@@ -109,6 +135,8 @@ def main():
     )
     for line in listed.stdout.splitlines():
         checks.attempt(f"{line} ids", lambda: check(checks, line, ROOT / line))
+    for name, path in converted():
+        checks.attempt(f"{name} from GGUF", lambda: check_converted(checks, name, path))
     return checks.finish()
 
 

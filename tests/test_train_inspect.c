@@ -3,9 +3,11 @@
 #include "tests/check.h"
 #include "tests/temporary.h"
 
-#include "core/commands.h"
 #include "core/gguf_write.h"
 #include "core/safetensors_write.h"
+#include "data/token_file.h"
+#include "parallel/checkpoint.h"
+#include "train/commands.h"
 #include <fcntl.h>
 #include <jansson.h>
 #include <sys/mman.h>
@@ -137,11 +139,73 @@ static void test_json(void **state) {
     temporary_close(&folder);
 }
 
+static void test_token_file(void **state) {
+    (void)state;
+    struct temporary folder;
+    struct token_writer *writer;
+    const struct token_file_info info = {
+        .tokenizer_hash = 0xabcdef, .vocabulary = 300, .tokenizer = "some\x1btokenizer"};
+    static const int32_t tokens[] = {5, 299, 0, 7};
+    char path[600];
+    temporary_open(&folder);
+    snprintf(path, sizeof path, "%s", temporary_file(&folder, "tokens.h5"));
+    assert_ok(token_writer_create(&writer, path, &info));
+    assert_ok(token_writer_append(writer, tokens, NULL, 3));
+    assert_ok(token_writer_append(writer, tokens + 3, NULL, 1));
+    assert_ok(token_writer_finish(writer));
+    assert_int_equal(inspect(path, NULL), 0);
+    assert_non_null(strstr(output, "\ntokens: 4\ndocuments: 2\nvocabulary: 300\nweights: none\n"));
+    assert_non_null(strstr(output, "\ntokenizer_hash: 0000000000abcdef\n"));
+    assert_null(strchr(output, '\x1b'));
+    assert_int_equal(inspect(path, "--json"), 0);
+    json_t *root = json_loads(output, 0, NULL);
+    assert_int_equal(json_integer_value(json_object_get(root, "tokens")), 4);
+    json_decref(root);
+    temporary_write(&folder, "tokens.h5", "\x89HDF\r\n\x1a\nrubbish", 15);
+    assert_int_equal(inspect(path, NULL), 1);
+    check_reason(path);
+    temporary_close(&folder);
+}
+
+/* A run's directory, its folder of checkpoints, a step and a file in it all show the checkpoint. */
+static void test_checkpoint(void **state) {
+    (void)state;
+    struct temporary folder;
+    struct comm self;
+    _Alignas(64) float values[] = {1, 2, 3, 4, 5, 6};
+    struct checkpoint_slab slab = {
+        .name = "weights/x", .rows = 2, .cols = 3, .values = {LAYOUT_ROWS_F32, 2, 3, values}};
+    const struct checkpoint_state at = {
+        .step = 40, .tokens = 1234, .best_loss = 2.5, .config = "a: 1\n"};
+    static const char *const ways[] = {"", "/checkpoints", "/checkpoints/step-00000040/",
+                                       "/checkpoints/step-00000040/rank-0000.h5"};
+    char path[600], command[700];
+    temporary_open(&folder);
+    comm_open_self(&self, "self");
+    snprintf(path, sizeof path, "%s/checkpoints", folder.path);
+    assert_ok(checkpoint_save(&self, path, &at, &slab, 1, 1));
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        snprintf(path, sizeof path, "%s%s", folder.path, ways[i]);
+        if (inspect(path, NULL) != 0) fail_msg("%s: %s", ways[i], errors);
+        assert_non_null(strstr(output, "\nstep: 40\ntokens: 1234\n"));
+        assert_non_null(strstr(output, "\ncheckpoints: 1\n"));
+        assert_non_null(strstr(output, "\ntensors: 1\nbest_loss: 2.5\n  weights/x "));
+        assert_non_null(strstr(output, "[2, 3]\n"));
+    }
+    assert_int_equal(inspect(path, "--json"), 0);
+    json_t *root = json_loads(output, 0, NULL);
+    assert_int_equal(json_array_size(json_object_get(root, "tensors")), 1);
+    json_decref(root);
+    snprintf(command, sizeof command, "rm -r '%s/checkpoints'", folder.path);
+    assert_int_equal(system(command), 0);
+    temporary_close(&folder);
+}
+
 static void test_wrong_arguments(void **state) {
     (void)state;
     assert_int_equal(inspect("a", "b"), 2);
     assert_int_equal(inspect("a", "--what"), 2);
-    assert_non_null(strstr(errors, "usage: strata inspect FILE [--json]"));
+    assert_non_null(strstr(errors, "usage: strata inspect PATH [--json]"));
     assert_int_equal(inspect("--help", NULL), 0);
     assert_non_null(strstr(output, "usage: strata inspect"));
     assert_int_equal(inspect("/nonexistent.gguf", NULL), 1);
@@ -206,8 +270,8 @@ static void test_small_files(void **state) {
         {"weight_inspect_empty.gguf", 0, "tensors: 0"},
         {"weight_inspect_tiny.gguf", 0, "data: missing, the file is only a header\n"},
         {"weight_inspect_tiny.safetensors", 1, "the tensors take 32768 bytes"},
-        {"test.npy", 1, "not a safetensors file"},
-        {"test.pt", 1, "not a safetensors file"},
+        {"test.npy", 1, "neither a GGUF nor a safetensors file"},
+        {"test.pt", 1, "a zip archive, perhaps PyTorch's"},
         {"mini_llama.json", 1, "weight_map is missing"},
     };
     const char *data = test_data_or_skip();
@@ -226,6 +290,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_text),
         cmocka_unit_test(test_json),
+        cmocka_unit_test(test_token_file),
+        cmocka_unit_test(test_checkpoint),
         cmocka_unit_test(test_wrong_arguments),
         cmocka_unit_test(test_malformed_files_get_their_verdict),
         cmocka_unit_test(test_small_files),

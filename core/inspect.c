@@ -1,7 +1,6 @@
-#include "core/commands.h"
+#include "core/inspect.h"
 
 #include "core/model_file.h"
-#include "core/options.h"
 #include "core/printable.h"
 #include <inttypes.h>
 #include <jansson.h>
@@ -235,34 +234,14 @@ static void print_plain(const struct model_file *file) {
     if (!file->data_present) printf("data: missing, the file is only a header\n");
 }
 
-int cmd_inspect(int argc, char **argv) {
-    static const char usage[] = "usage: strata inspect FILE [--json]\n"
-                                "FILE: a .gguf, a .safetensors, an index .json, or a directory\n";
-    const char *path = NULL;
-    bool json = false;
-    const struct option_row rows[] = {
-        {NULL, OPTION_TEXT, &path, true, 0, 0},
-        {"--json", OPTION_FLAG, &json, false, 0, 0},
-    };
-    if (options_ask_help(argc, argv)) return fputs(usage, stdout) < 0;
-    if (options_parse(rows, sizeof rows / sizeof *rows, argc, argv) != STATUS_OK) {
-        fprintf(stderr, "strata inspect: %s\n%s", status_message(), usage);
-        return 2;
-    }
+enum status inspect_model_file(const char *path, bool json) {
     struct model_file file;
-    if (model_file_open(&file, path, true) != STATUS_OK) {
-        fprintf(stderr, "strata inspect: %s\n", status_message());
-        return 1;
-    }
+    TRY(model_file_open(&file, path, true));
     int failed = 0;
     if (json)
         failed = print_json(&file);
     else
         print_plain(&file);
     model_file_close(&file);
-    if (fflush(stdout) != 0 || ferror(stdout) || failed) {
-        fprintf(stderr, "strata inspect: the output could not be written\n");
-        return 1;
-    }
-    return 0;
+    return failed ? status_fail(STATUS_MEMORY, "%s: no memory to describe it", path) : STATUS_OK;
 }
