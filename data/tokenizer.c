@@ -56,24 +56,38 @@ static bool is_padding(int64_t tokens, int64_t vocab) {
     return vocab - tokens < 1024 || vocab - tokens < tokens / 20;
 }
 
+static bool is_used(const struct token *token) {
+    return token->kind != TOKEN_ABSENT && token->kind != TOKEN_UNUSED;
+}
+
+/* Added tokens (a pad token, a chat's marks) often lie above the vocabulary of a model that was
+ * fine-tuned without them; ordinary ones never do. */
+static bool is_added(const struct token *token) {
+    return token->kind == TOKEN_CONTROL || token->kind == TOKEN_USER;
+}
+
 enum status tokenizer_check_vocabulary(const struct tokenizer *tokenizer, int64_t vocab,
                                        const char *name) {
-    size_t used = tokenizer->token_count;
-    while (used > 0 && (tokenizer->tokens[used - 1].kind == TOKEN_ABSENT ||
-                        tokenizer->tokens[used - 1].kind == TOKEN_UNUSED))
-        used--;
-    if ((int64_t)used > vocab)
-        return status_fail(STATUS_SHAPE,
-                           "%s: the tokenizer has %zu tokens, the model's vocabulary only %lld: it "
-                           "is another model's tokenizer",
-                           name, used, (long long)vocab);
-    int64_t tokens = tokenizer_size(tokenizer);
-    if (tokens < vocab)
+    int64_t tokens = tokenizer_size(tokenizer), beyond = 0;
+    for (int64_t id = vocab; id < tokens; id++) {
+        const struct token *token = &tokenizer->tokens[id];
+        if (is_used(token) && !is_added(token))
+            return status_fail(STATUS_SHAPE,
+                               "%s: the tokenizer has %lld tokens, the model's vocabulary only "
+                               "%lld: it is another model's tokenizer",
+                               name, (long long)tokens, (long long)vocab);
+        beyond += is_used(token);
+    }
+    const char *text = NULL;
+    if (beyond > 0)
+        text = "the model lacks the tokenizer's added tokens: text that holds one is refused";
+    else if (tokens < vocab)
+        text = is_padding(tokens, vocab)
+                   ? "the ids above the tokenizer's are padding"
+                   : "far fewer tokens than ids: is it this model's tokenizer?";
+    if (text)
         log_line(LOG_WARN, "event=vocabulary model=\"%s\" tokens=%lld vocabulary=%lld text=\"%s\"",
-                 name, (long long)tokens, (long long)vocab,
-                 is_padding(tokens, vocab) ? "the ids above the tokenizer's are padding"
-                                           : "far fewer tokens than ids: is it this model's "
-                                             "tokenizer?");
+                 name, (long long)tokens, (long long)vocab, text);
     return STATUS_OK;
 }
 

@@ -7,7 +7,9 @@
 #include "data/tokenizer.h"
 #include "data/utf8.h"
 #include "kernels/base/rng.h"
-#include "tests/check.h"
+#include "tests/temporary.h"
+
+#include <jansson.h>
 
 #include <stdbool.h>
 #include <unistd.h>
@@ -403,6 +405,32 @@ static void test_training(void **state) {
     free(path);
 }
 
+/* The bundled tokenizer with one added token behind its last. */
+static void write_with_added_token(const char *path) {
+    json_t *root = json_load_file("models/base/tokenizer.json", 0, NULL);
+    assert_non_null(root);
+    json_array_append_new(json_object_get(root, "added_tokens"),
+                          json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", 4096, "content",
+                                    "<pad>", "special", 1, "normalized", 0, "lstrip", 0, "rstrip",
+                                    0, "single_word", 0));
+    assert_int_equal(json_dump_file(root, path, 0), 0);
+    json_decref(root);
+}
+
+static void test_added_tokens_may_lie_beyond_the_model(void **state) {
+    (void)state;
+    struct tokenizer *tokenizer;
+    struct temporary folder;
+    temporary_open(&folder);
+    write_with_added_token(temporary_file(&folder, "tokenizer.json"));
+    assert_ok(tokenizer_open(&tokenizer, folder.path));
+    assert_int_equal(tokenizer_size(tokenizer), 4097);
+    assert_ok(tokenizer_check_vocabulary(tokenizer, 4096, "m"));
+    assert_int_equal(tokenizer_check_vocabulary(tokenizer, 4095, "m"), STATUS_SHAPE);
+    tokenizer_close(tokenizer);
+    temporary_close(&folder);
+}
+
 /* A model may have more ids than its tokenizer, never fewer that a text can give. */
 static void test_sizes_are_held_together(void **state) {
     (void)state;
@@ -421,6 +449,7 @@ static void test_sizes_are_held_together(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes_are_held_together),
+        cmocka_unit_test(test_added_tokens_may_lie_beyond_the_model),
         cmocka_unit_test(test_merges_by_rank),
         cmocka_unit_test(test_added_tokens),
         cmocka_unit_test(test_template),
