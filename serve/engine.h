@@ -10,8 +10,8 @@
 #include "core/exec.h"
 #include "serve/generation.h"
 
-/* Sees the logits (vocab) f32 that token number `position` of a generation's sequence is drawn
- * from. Called on the engine's thread. */
+/* Sees the logits (vocab) f32 that token number `position` of a generation's sequence is drawn from
+ * or, in a prompt that is scored, given by. Called on the engine's thread. */
 typedef void engine_observe(void *context, const struct generation *generation, int32_t position,
                             const float *logits, int64_t vocab);
 

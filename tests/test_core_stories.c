@@ -148,9 +148,11 @@ static void test_greedy_text(void **state) {
 static void check_gguf(const char *name, const int32_t *ids, int count) {
     struct model_file file;
     struct model model;
-    int vocab;
+    struct network_f64 network;
     open_at(&file, name);
-    double *want = forward_f64(&file, ids, count, &vocab);
+    network_f64_read_gguf(&network, &file);
+    int vocab = network.vocab;
+    double *want = network_f64_logits(&network, ids, count);
     assert_ok(model_load(&model, &file, LAYOUT_PANEL_F32, 0, 2));
     assert_int_equal(model.config.vocab, vocab);
     float *got = model_logits(&model, ids, count, NULL),
@@ -160,6 +162,7 @@ static void check_gguf(const char *name, const int32_t *ids, int count) {
     free(rounded);
     free(got);
     free(want);
+    network_f64_free(&network);
     model_free(&model);
     model_file_close(&file);
 }
@@ -188,18 +191,20 @@ static void test_gguf_files_against_float64(void **state) {
 static void test_float64_forward_is_the_golden_one(void **state) {
     (void)state;
     struct model_file golden, file;
+    struct network_f64 network;
     int64_t count, elements;
-    int vocab;
     open_at(&golden, "stories260k/golden/logits.safetensors");
     open_at(&file, "gguf_stories260k_quantised/stories260K-F32.gguf");
     int32_t *ids = ids_of(&golden, "p1.ids", &count);
     float *want = values_of(&golden, "p1.logits", &elements);
-    double *got = forward_f64(&file, ids, (int)count, &vocab);
+    network_f64_read_gguf(&network, &file);
+    double *got = network_f64_logits(&network, ids, (int)count);
     for (int64_t i = 0; i < elements; i++)
         assert_true(fabs(got[i] - (double)want[i]) <= 2e-6 * (1.0 + fabs(got[i])));
     free(got);
     free(want);
     free(ids);
+    network_f64_free(&network);
     model_file_close(&file);
     model_file_close(&golden);
 }
