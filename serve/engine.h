@@ -44,6 +44,11 @@ struct engine_layout {
     size_t weight_bytes, adapter_bytes, work_bytes, scratch_bytes, step_bytes, kv_bytes;
 };
 
+static inline size_t engine_layout_total(const struct engine_layout *layout) {
+    return layout->weight_bytes + layout->adapter_bytes + layout->work_bytes +
+           layout->scratch_bytes + layout->step_bytes + layout->kv_bytes;
+}
+
 enum { HISTOGRAM_BUCKETS = 14 };
 
 /* Seconds, counted in buckets whose upper bounds are histogram_bounds; the last one has none. */
@@ -65,6 +70,10 @@ struct engine_stats {
 /* Lays out memory, runs one step to warm up, and starts the thread. STATUS_MEMORY when the asked
  * context finds no room, STATUS_CONFIG for bad sizes. */
 enum status engine_open(struct engine **engine, const struct engine_options *options);
+
+/* What engine_open would lay out, by the same code, with nothing allocated. Model and adapters may
+ * be planned ones (model_plan, adapter_plan). The statuses are engine_open's. */
+enum status engine_plan(struct engine_layout *layout, const struct engine_options *options);
 
 /* engine_cut, then frees everything. NULL is allowed. */
 void engine_close(struct engine *engine);
