@@ -273,7 +273,7 @@ static enum status place_data(struct model_file *file, const struct cursor *curs
 
 static enum status parse_header(struct model_file *file, struct cursor *cursor,
                                 uint64_t *tensor_count, uint64_t *value_count) {
-    char magic[4];
+    char magic[4] = {0};
     TRY(take(cursor, magic, sizeof magic, "the magic"));
     if (memcmp(magic, "GGUF", 4) != 0)
         return status_fail(STATUS_FORMAT, "not a GGUF file: its first bytes are not GGUF");
