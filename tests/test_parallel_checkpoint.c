@@ -228,7 +228,7 @@ static const char *listing(void) {
 
 /* What is about one process's files is tested without a launcher. */
 static void only_alone(void) {
-    if (job.mpi) skip();
+    if (job.mpi) skip_because("it is about one process, and runs without a launcher");
 }
 
 /* --- tests ----------------------------------------------------------------------------------- */
@@ -458,7 +458,7 @@ static void test_full_disk_leaves_the_old_one(void **state) {
     int code = 0;
     waitpid(child, &code, 0);
     assert_true(WIFEXITED(code));
-    if (WEXITSTATUS(code) == 77) skip(); /* no right to mount */
+    if (WEXITSTATUS(code) == 77) skip_because("no right to mount a tmpfs");
     assert_int_equal(WEXITSTATUS(code), 0);
 }
 
@@ -496,7 +496,7 @@ static void test_killed_writers_leave_an_intact_one(void **state) {
 /* HDF5's own tool sees every logical tensor whole in the index. */
 static void test_other_tools_read_it(void **state) {
     (void)state;
-    if (access("/usr/bin/h5dump", X_OK) != 0) skip();
+    if (access("/usr/bin/h5dump", X_OK) != 0) skip_because("h5dump is not installed");
     int size = job.world.size;
     struct checkpoint_slab slabs[TENSORS];
     int count = make_slabs(slabs, job.world.rank, size, 1);

@@ -178,8 +178,7 @@ static void check_peak(const char *what, char *const arguments[]) {
 static void check_dtype(enum dtype dtype, char *context) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     (void)dtype, (void)context, (void)check_peak, (void)write_model;
-    print_message("skipped: a sanitizer's shadow memory is in the resident set\n");
-    skip();
+    skip_because("a sanitizer's shadow memory is in the resident set");
 #else
     struct tiny_model tiny;
     char directory[128], command[256];
