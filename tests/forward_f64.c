@@ -204,7 +204,9 @@ static void feed_forward(double *x, const struct network_f64 *n, int layer, int 
     free(up);
 }
 
-double *network_f64_logits(const struct network_f64 *n, const int32_t *ids, int count) {
+double *network_f64_logits(const struct network_f64 *n, const int32_t *ids, int count,
+                           double *hidden) {
+    size_t stream = (size_t)count * (size_t)n->width;
     double *const *w = n->weight[0];
     double *x = zeros(count, n->width);
     for (int t = 0; t < count; t++)
@@ -212,6 +214,7 @@ double *network_f64_logits(const struct network_f64 *n, const int32_t *ids, int 
     for (int layer = 0; layer < n->layers; layer++) {
         attention(x, n, layer, count);
         feed_forward(x, n, layer, count);
+        if (hidden) memcpy(hidden + (size_t)layer * stream, x, stream * sizeof *x);
     }
     norm_rows(x, x, count, n->width, w[WEIGHT_FINAL_NORM], n->epsilon);
     const double *head = w[WEIGHT_HEAD] ? w[WEIGHT_HEAD] : w[WEIGHT_EMBED];
@@ -221,7 +224,7 @@ double *network_f64_logits(const struct network_f64 *n, const int32_t *ids, int 
 }
 
 double network_f64_loss(const struct network_f64 *n, const int32_t *ids, int count) {
-    double *logits = network_f64_logits(n, ids, count), loss = 0.0;
+    double *logits = network_f64_logits(n, ids, count, NULL), loss = 0.0;
     for (int t = 0; t + 1 < count; t++) {
         const double *row = logits + t * n->vocab;
         double largest = row[0], sum = 0.0;

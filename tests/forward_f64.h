@@ -23,8 +23,10 @@ struct network_f64 {
 void network_f64_read_gguf(struct network_f64 *network, const struct model_file *file);
 void network_f64_free(struct network_f64 *network);
 
-/* logits (count, vocab) of one sequence; the caller frees them. */
-double *network_f64_logits(const struct network_f64 *network, const int32_t *ids, int count);
+/* logits (count, vocab) of one sequence; the caller frees them. The residual streams after each
+ * layer go to `hidden` (layers, count, width) unless it is NULL. */
+double *network_f64_logits(const struct network_f64 *network, const int32_t *ids, int count,
+                           double *hidden);
 
 /* Sum over a sequence of -log p(next token). */
 double network_f64_loss(const struct network_f64 *network, const int32_t *ids, int count);
