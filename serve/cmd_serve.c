@@ -133,7 +133,7 @@ static enum status print_plan(const struct serving_options *options) {
                 {"total", engine_layout_total(&layout)}};
     printf("%-12s %16s %12s\n", "arena", "bytes", "MiB");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        printf("%-12s %16zu %12.1f\n", rows[i].name, rows[i].bytes, mib(rows[i].bytes));
+        printf("%-12s %16zu %12.1f\n", rows[i].name, rows[i].bytes, to_mib(rows[i].bytes));
     return STATUS_OK;
 }
 
