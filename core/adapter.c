@@ -69,6 +69,17 @@ static enum status allocate(struct adapter *adapter, const char *name,
     return status;
 }
 
+enum status adapter_plan(struct adapter *adapter, const struct model_config *model,
+                         const char *directory) {
+    struct adapter_config config;
+    struct arena counted;
+    arena_count(&counted, "adapter");
+    TRY(adapter_read_config(&config, directory));
+    TRY(adapter_describe(adapter, model, &config, &counted));
+    adapter->arena = counted;
+    return STATUS_OK;
+}
+
 /* PEFT draws A from kaiming_uniform(a = sqrt(5)): uniform within 1 / sqrt(fan in). */
 static enum status init_a(const struct param *a, uint64_t seed) {
     int64_t rows = a->w.rows, cols = a->w.cols;

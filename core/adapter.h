@@ -41,6 +41,11 @@ enum status adapter_create(struct adapter *adapter, const char *name, const stru
 enum status adapter_create_zero(struct adapter *adapter, const char *name,
                                 const struct model *model, const struct adapter_config *config);
 
+/* What adapter_load would lay out, counted from adapter_config.json alone: adapter->arena says the
+ * bytes. adapter_free ends it. */
+enum status adapter_plan(struct adapter *adapter, const struct model_config *model,
+                         const char *directory);
+
 /* adapter_config.json of a PEFT directory. STATUS_UNSUPPORTED names an option that changes the
  * arithmetic in a way that is not ours. */
 enum status adapter_read_config(struct adapter_config *config, const char *directory);

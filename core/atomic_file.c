@@ -15,6 +15,20 @@ static enum status fail_errno(const struct atomic_file *file, const char *verb) 
     return status_fail(STATUS_IO, "%s: can't %s it: %s", file->path, verb, strerror(errno));
 }
 
+int descriptor_sync(int descriptor) {
+    int code;
+    do code = fsync(descriptor);
+    while (code != 0 && errno == EINTR);
+    return code;
+}
+
+int descriptor_cut(int descriptor, uint64_t bytes) {
+    int code;
+    do code = ftruncate(descriptor, (off_t)bytes);
+    while (code != 0 && errno == EINTR);
+    return code;
+}
+
 /* A name that no other process has taken. */
 static enum status create_temporary(struct atomic_file *file) {
     for (int attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
@@ -34,7 +48,11 @@ static enum status create_temporary(struct atomic_file *file) {
 /* Filesystems that can't reserve say so, and are believed. */
 static enum status reserve(struct atomic_file *file, uint64_t bytes) {
     if (bytes > INT64_MAX) return status_fail(STATUS_IO, "%s: too large for a file", file->path);
-    if (bytes == 0 || fallocate(file->descriptor, 0, 0, (off_t)bytes) == 0) return STATUS_OK;
+    if (bytes == 0) return STATUS_OK;
+    int code;
+    do code = fallocate(file->descriptor, 0, 0, (off_t)bytes);
+    while (code != 0 && errno == EINTR);
+    if (code == 0) return STATUS_OK;
     if (errno == EOPNOTSUPP || errno == ENOSYS || errno == EINVAL) return STATUS_OK;
     return status_fail(STATUS_IO, "%s: can't reserve its %llu bytes: %s", file->path,
                        (unsigned long long)bytes, strerror(errno));
@@ -78,17 +96,17 @@ static void sync_directory(const char *path) {
     int descriptor = directory ? open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     free(directory);
     if (descriptor < 0) return;
-    (void)fsync(descriptor);
+    (void)descriptor_sync(descriptor);
     close(descriptor);
 }
 
 enum status atomic_file_commit(struct atomic_file *file) {
     assert(file->temporary);
     enum status status = STATUS_OK;
-    if (fsync(file->descriptor) != 0) status = fail_errno(file, "sync");
-    int closed = close(file->descriptor);
+    if (descriptor_sync(file->descriptor) != 0) status = fail_errno(file, "sync");
+    int closed = close(file->descriptor); /* interrupted, it is closed all the same: close(2) */
     file->descriptor = -1;
-    if (status == STATUS_OK && closed != 0) status = fail_errno(file, "close");
+    if (status == STATUS_OK && closed != 0 && errno != EINTR) status = fail_errno(file, "close");
     if (status == STATUS_OK && rename(file->temporary, file->path) != 0)
         status = fail_errno(file, "rename");
     if (status == STATUS_OK) {

@@ -33,4 +33,8 @@ void atomic_file_close(struct atomic_file *file);
 /* All of it at once: `bytes` bytes become the file at `path`. */
 enum status atomic_file_replace(const char *path, const void *data, size_t bytes);
 
+/* fsync and ftruncate, called again where a signal interrupts them; -1 sets errno. */
+int descriptor_sync(int descriptor);
+int descriptor_cut(int descriptor, uint64_t bytes);
+
 #endif

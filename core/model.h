@@ -56,6 +56,11 @@ static inline struct param *model_head(const struct model *model) {
 enum status model_load(struct model *model, const struct model_file *file, enum layout matrices,
                        int64_t context, int threads);
 
+/* What model_load would lay out, counted: model->arena says the bytes and no weight is read.
+ * model_free ends it. */
+enum status model_plan(struct model *model, const struct model_file *file, enum layout matrices,
+                       int64_t context);
+
 /* Random weights, N(0, std), output projections scaled by 1 / sqrt(2 L) (GPT-2); norms 1, biases 0.
  * The value of an element depends on seed, parameter and element alone, not on `threads` (at least
  * 1), which share the rows. */

@@ -145,11 +145,28 @@ static enum layout layout_for(const struct model_config *config, const struct mo
     return bf16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32;
 }
 
+static enum status read_config(struct model_config *config, const struct model_file *file,
+                               int64_t context) {
+    TRY(model_config_read(config, file));
+    if (context > 0) config->rope.context = context;
+    return STATUS_OK;
+}
+
+enum status model_plan(struct model *model, const struct model_file *file, enum layout matrices,
+                       int64_t context) {
+    struct model_config config;
+    struct arena counted;
+    arena_count(&counted, "weights");
+    TRY(read_config(&config, file, context));
+    TRY(model_describe(model, &config, layout_for(&config, file, matrices), &counted));
+    model->arena = counted;
+    return STATUS_OK;
+}
+
 enum status model_load(struct model *model, const struct model_file *file, enum layout matrices,
                        int64_t context, int threads) {
     struct model_config config;
-    TRY(model_config_read(&config, file));
-    if (context > 0) config.rope.context = context;
+    TRY(read_config(&config, file, context));
     TRY(model_create(model, &config, layout_for(&config, file, matrices)));
     enum status status = load_frequency_divisors(model, file);
     for (int i = 0; i < model->param_count && status == STATUS_OK; i++)

@@ -115,7 +115,7 @@ static bool remove_folder(const char *path) {
 static enum status sync_folder(const char *path) {
     int descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (descriptor < 0) return failed("open", path);
-    int code = fsync(descriptor);
+    int code = descriptor_sync(descriptor);
     enum status status = code == 0 ? STATUS_OK : failed("sync", path);
     close(descriptor);
     return status;

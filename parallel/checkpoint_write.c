@@ -133,13 +133,21 @@ static enum status gather_records(struct comm *world, const struct checkpoint_sl
     int64_t *counts = calloc((size_t)world->size, sizeof *counts);
     int64_t mine = count, all = 0;
     *records = NULL;
-    if (!counts) return status_fail(STATUS_MEMORY, "no memory to gather %d ranks", world->size);
+    enum status status =
+        parallel_agree(/* or else some would wait for who has gone */
+                       world, counts ? STATUS_OK
+                                     : status_fail(STATUS_MEMORY, "no memory to gather %d ranks",
+                                                   world->size));
+    if (status != STATUS_OK) {
+        free(counts);
+        return status;
+    }
     comm_all_gather(world, &stream, counts, &mine, 1, DTYPE_I64);
     for (int r = 0; r < world->size; r++) all += counts[r];
     *total = all;
     size_t room = (size_t)(world->rank == 0 ? all : mine) + 1;
     struct slab_record *list = calloc(room, sizeof *list);
-    enum status status = parallel_agree(
+    status = parallel_agree(
         world, list ? STATUS_OK : status_fail(STATUS_MEMORY, "no memory for %zu slabs", room));
     for (int i = 0; i < count && status == STATUS_OK; i++)
         list[i] = record_of(&slabs[i], world->rank);

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "parallel/durable_h5.h"
 
+#include "core/atomic_file.h"
+
 #include <H5FDpublic.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -40,8 +42,9 @@ static H5FD_t *driver_open(const char *name, unsigned flags, hid_t access, haddr
 
 static herr_t driver_close(H5FD_t *base) {
     struct driver_file *file = (struct driver_file *)base;
-    if (fsync(file->descriptor) != 0) keep_error(file);
-    if (close(file->descriptor) != 0) keep_error(file);
+    if (descriptor_sync(file->descriptor) != 0) keep_error(file);
+    /* A close that is interrupted has closed all the same: close(2). */
+    if (close(file->descriptor) != 0 && errno != EINTR) keep_error(file);
     free(file);
     return 0;
 }
@@ -96,7 +99,8 @@ static herr_t driver_write(H5FD_t *base, H5FD_mem_t type, hid_t transfer, haddr_
     while (size > 0 && *file->error == 0) {
         ssize_t put = pwrite(file->descriptor, at, size, (off_t)address);
         if (put < 0 && errno == EINTR) continue;
-        if (put < 0) {
+        if (put == 0) errno = ENOSPC;
+        if (put <= 0) {
             keep_error(file);
             break;
         }
@@ -110,7 +114,7 @@ static herr_t driver_write(H5FD_t *base, H5FD_mem_t type, hid_t transfer, haddr_
 static herr_t driver_truncate(H5FD_t *base, hid_t transfer, hbool_t closing) {
     (void)transfer, (void)closing;
     struct driver_file *file = (struct driver_file *)base;
-    if (*file->error == 0 && ftruncate(file->descriptor, (off_t)file->end_of_addresses) != 0)
+    if (*file->error == 0 && descriptor_cut(file->descriptor, file->end_of_addresses) != 0)
         keep_error(file);
     file->end_of_file = file->end_of_addresses;
     return 0;

@@ -47,15 +47,15 @@ static enum status share_cores(struct parallel *parallel) {
                             MPI_INFO_NULL, &node) != MPI_SUCCESS)
         return status_fail(STATUS_PEER, "rank %d can't find the ranks of its host",
                            parallel->world.rank);
-    MPI_Comm_rank(node, &parallel->node_rank);
-    MPI_Comm_size(node, &parallel->node_size);
     struct cores mine, sharers;
     cores_allowed(&mine);
     sharers = mine;
-    int code = MPI_Allreduce(MPI_IN_PLACE, &sharers, sizeof sharers / sizeof(int32_t), MPI_INT32_T,
+    int code = MPI_Comm_rank(node, &parallel->node_rank);
+    if (code == MPI_SUCCESS) code = MPI_Comm_size(node, &parallel->node_size);
+    if (code == MPI_SUCCESS)
+        code = MPI_Allreduce(MPI_IN_PLACE, &sharers, sizeof sharers / sizeof(int32_t), MPI_INT32_T,
                              MPI_SUM, node);
-    MPI_Comm_free(&node);
-    if (code != MPI_SUCCESS)
+    if (MPI_Comm_free(&node) != MPI_SUCCESS || code != MPI_SUCCESS)
         return status_fail(STATUS_PEER, "rank %d can't count the cores of its host",
                            parallel->world.rank);
     parallel->threads = cores_share(&mine, sharers.core);
@@ -71,7 +71,8 @@ static enum status start_mpi(struct parallel *parallel, int *argc, char ***argv)
     parallel->mpi = true;
     if (provided < MPI_THREAD_SERIALIZED)
         return status_fail(STATUS_UNSUPPORTED, "this MPI allows no calls from other threads");
-    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    if (MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN) != MPI_SUCCESS)
+        return status_fail(STATUS_PEER, "MPI does not let its errors be handled");
     TRY(comm_mpi_open_world(&parallel->world, "world"));
     return share_cores(parallel);
 }

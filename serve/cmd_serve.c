@@ -128,6 +128,46 @@ static void raise_file_limit(void) {
     setrlimit(RLIMIT_NOFILE, &files);
 }
 
+static enum status print_plan(const struct serving_options *options) {
+    struct engine_layout layout;
+    TRY(serving_plan(&layout, options));
+    const struct {
+        const char *name;
+        size_t bytes;
+    } rows[] = {{"weights", layout.weight_bytes},
+                {"adapters", layout.adapter_bytes},
+                {"activations", layout.work_bytes},
+                {"scratch", layout.scratch_bytes},
+                {"step", layout.step_bytes},
+                {"kv", layout.kv_bytes},
+                {"total", engine_layout_total(&layout)}};
+    printf("%-12s %16s %12s\n", "arena", "bytes", "MiB");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        printf("%-12s %16zu %12.1f\n", rows[i].name, rows[i].bytes, to_mib(rows[i].bytes));
+    return STATUS_OK;
+}
+
+/* Opens the port, loads, serves. */
+static int serve(struct run *run) {
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before there are threads: all inherit it */
+    signal(SIGPIPE, SIG_IGN);
+    raise_file_limit();
+    server_init(&run->server);
+    if (start(run) == STATUS_OK) return run_until_signal(run, &signals);
+    fprintf(stderr, "strata serve: %s\n", status_message());
+    return 1;
+}
+
+static int plan(const struct run *run) {
+    if (print_plan(&run->options) == STATUS_OK) return 0;
+    fprintf(stderr, "strata serve: %s\n", status_message());
+    return 1;
+}
+
 int cmd_serve(int argc, char **argv) {
     bool help;
     struct run *run = calloc(1, sizeof *run);
@@ -143,19 +183,7 @@ int cmd_serve(int argc, char **argv) {
         free(run);
         return 0;
     }
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before there are threads: all inherit it */
-    signal(SIGPIPE, SIG_IGN);
-    raise_file_limit();
-    server_init(&run->server);
-    int code = 1;
-    if (start(run) == STATUS_OK)
-        code = run_until_signal(run, &signals);
-    else
-        fprintf(stderr, "strata serve: %s\n", status_message());
+    int code = run->options.dry_run ? plan(run) : serve(run);
     serving_options_free(&run->options);
     free(run);
     return code;

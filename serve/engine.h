@@ -10,8 +10,8 @@
 #include "core/exec.h"
 #include "serve/generation.h"
 
-/* Sees the logits (vocab) f32 that token number `position` of a generation's sequence is drawn
- * from. Called on the engine's thread. */
+/* Sees the logits (vocab) f32 that token number `position` of a generation's sequence is drawn from
+ * or, in a prompt that is scored, given by. Called on the engine's thread. */
 typedef void engine_observe(void *context, const struct generation *generation, int32_t position,
                             const float *logits, int64_t vocab);
 
@@ -44,6 +44,11 @@ struct engine_layout {
     size_t weight_bytes, adapter_bytes, work_bytes, scratch_bytes, step_bytes, kv_bytes;
 };
 
+static inline size_t engine_layout_total(const struct engine_layout *layout) {
+    return layout->weight_bytes + layout->adapter_bytes + layout->work_bytes +
+           layout->scratch_bytes + layout->step_bytes + layout->kv_bytes;
+}
+
 enum { HISTOGRAM_BUCKETS = 14 };
 
 /* Seconds, counted in buckets whose upper bounds are histogram_bounds; the last one has none. */
@@ -66,6 +71,10 @@ struct engine_stats {
 /* Lays out memory, runs one step to warm up, and starts the thread. STATUS_MEMORY when the asked
  * context finds no room, STATUS_CONFIG for bad sizes. */
 enum status engine_open(struct engine **engine, const struct engine_options *options);
+
+/* What engine_open would lay out, by the same code, with nothing allocated. Model and adapters may
+ * be planned ones (model_plan, adapter_plan). The statuses are engine_open's. */
+enum status engine_plan(struct engine_layout *layout, const struct engine_options *options);
 
 /* engine_cut, then frees everything. NULL is allowed. */
 void engine_close(struct engine *engine);

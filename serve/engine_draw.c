@@ -129,7 +129,7 @@ static void take_row(struct engine *engine, const struct logit_row *row, int32_t
     struct token_chance chosen = step->chosen[index];
     const struct token_chance *tops = step->tops + (int64_t)index * LOGPROBS_MAX_TOP;
     enum finish finish = FINISH_NONE;
-    if (engine->options.observe && row->draws)
+    if (engine->options.observe)
         engine->options.observe(engine->options.observer, generation, row->position,
                                 step->logits + (int64_t)index * engine->options.model->config.vocab,
                                 engine->options.model->config.vocab);

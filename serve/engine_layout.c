@@ -3,6 +3,7 @@
 #include "serve/engine_parts.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 size_t engine_kv_token_bytes(const struct model_config *config, enum dtype dtype) {
@@ -60,13 +61,22 @@ static size_t available_memory(void) {
     return (size_t)kib * 1024;
 }
 
+/* Half of what is free once the weights are there: a planned model's are still to come. */
+static size_t room_for_pages(const struct engine *engine) {
+    const struct engine_layout *layout = &engine->layout;
+    size_t to_come =
+        engine->options.model->arena.counting ? layout->weight_bytes + layout->adapter_bytes : 0;
+    size_t available = available_memory();
+    return available > to_come ? (available - to_come) / 2 : 0;
+}
+
 /* As many pages as max_batch full contexts need, as far as memory goes. */
 static enum status choose_pages(struct engine *engine) {
     struct engine_layout *layout = &engine->layout;
     size_t token_bytes = engine_kv_token_bytes(&engine->options.model->config, layout->kv_dtype);
     size_t page_bytes = token_bytes * (size_t)layout->page_size;
     size_t room = engine->options.kv_bytes;
-    if (room == 0) room = available_memory() / 2;
+    if (room == 0) room = room_for_pages(engine);
     size_t wanted = (size_t)max_pages(engine) * (size_t)layout->max_batch;
     size_t found = room / page_bytes < wanted ? room / page_bytes : wanted;
     if (found > INT32_MAX / (size_t)layout->page_size)
@@ -127,23 +137,47 @@ static void lay_out_pages(struct engine *engine) {
     };
 }
 
-enum status engine_lay_out(struct engine *engine) {
+static struct workspace_plan plan_workspace(const struct engine *engine) {
+    return (struct workspace_plan){
+        .tokens = engine->layout.token_budget,
+        .logit_rows = engine->layout.max_batch,
+        .keep = ACTS_NONE,
+        .adapter = widest_adapter(&engine->options),
+    };
+}
+
+static enum status count_arenas(struct engine *engine) {
     const struct engine_options *o = &engine->options;
     struct engine_layout *layout = &engine->layout;
     TRY(choose_sizes(engine));
-    const struct workspace_plan plan = {
-        .tokens = layout->token_budget,
-        .logit_rows = layout->max_batch,
-        .keep = ACTS_NONE,
-        .adapter = widest_adapter(o),
-    };
+    const struct workspace_plan plan = plan_workspace(engine);
     workspace_count(o->model, o->kernels->act, &plan, &layout->work_bytes, &layout->scratch_bytes);
-    TRY(workspace_open(&engine->work, o->model, o->kernels, o->threads, NULL, &plan));
-    layout->threads = engine->work.stream.threads;
+    struct stream stream;
+    stream_open_cpu(&stream, o->threads);
+    layout->threads = stream.threads;
     struct arena counted;
     arena_count(&counted, "step");
     push_arrays(engine, &counted);
     layout->step_bytes = counted.peak;
+    return STATUS_OK;
+}
+
+enum status engine_plan(struct engine_layout *layout, const struct engine_options *options) {
+    struct engine *engine = calloc(1, sizeof *engine);
+    if (!engine) return status_fail(STATUS_MEMORY, "no memory to plan an engine");
+    engine->options = *options;
+    enum status status = count_arenas(engine);
+    *layout = engine->layout;
+    free(engine);
+    return status;
+}
+
+enum status engine_lay_out(struct engine *engine) {
+    const struct engine_options *o = &engine->options;
+    struct engine_layout *layout = &engine->layout;
+    TRY(count_arenas(engine));
+    const struct workspace_plan plan = plan_workspace(engine);
+    TRY(workspace_open(&engine->work, o->model, o->kernels, o->threads, NULL, &plan));
     TRY(arena_create(&engine->arrays, "step", layout->step_bytes));
     push_arrays(engine, &engine->arrays);
     TRY(arena_create(&engine->kv, "kv pages", layout->kv_bytes + ARENA_ALIGN));

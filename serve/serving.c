@@ -35,29 +35,42 @@ static char *name_of_path(const char *path) {
     return strndup(path + start, end - start);
 }
 
+static enum layout matrix_layout(const struct serving_options *options) {
+    return options->dtype == SERVING_FP32   ? LAYOUT_PANEL_F32
+           : options->dtype == SERVING_BF16 ? LAYOUT_PANEL_BF16
+                                            : LAYOUT_COUNT;
+}
+
+static enum status choose_kernels(struct serving *serving, const struct serving_options *options) {
+    bool bf16 = model_head(&serving->model)->w.layout == LAYOUT_PANEL_BF16;
+    return kernels_cpu(&serving->kernels, options->isa, bf16 ? DTYPE_BF16 : DTYPE_F32);
+}
+
 static enum status load_weights(struct serving *serving, const struct serving_options *options) {
-    enum layout layout = options->dtype == SERVING_FP32   ? LAYOUT_PANEL_F32
-                         : options->dtype == SERVING_BF16 ? LAYOUT_PANEL_BF16
-                                                          : LAYOUT_COUNT;
     TRY(model_file_open(&serving->file, options->model, false));
-    TRY(model_load(&serving->model, &serving->file, layout, options->context,
+    TRY(model_load(&serving->model, &serving->file, matrix_layout(options), options->context,
                    (int)options->threads));
     if (options->context > serving->model.config.max_context)
         log_line(LOG_WARN,
                  "event=context asked=%lld model=%lld text=\"beyond what the model was "
                  "made for\"",
                  (long long)options->context, (long long)serving->model.config.max_context);
-    bool bf16 = model_head(&serving->model)->w.layout == LAYOUT_PANEL_BF16;
-    return kernels_cpu(&serving->kernels, options->isa, bf16 ? DTYPE_BF16 : DTYPE_F32);
+    return choose_kernels(serving, options);
 }
 
-static enum status load_adapters(struct serving *serving, const struct serving_options *options) {
-    size_t count = (size_t)options->adapter_count;
+static enum status list_adapters(struct serving *serving, int adapter_count) {
+    size_t count = (size_t)adapter_count;
     serving->adapters = calloc(count + 1, sizeof *serving->adapters);
     serving->served = calloc(count + 1, sizeof *serving->served);
     serving->names = calloc(count + 1, sizeof *serving->names);
-    if (!serving->adapters || !serving->served || !serving->names || !serving->base_name)
-        return status_fail(STATUS_MEMORY, "no memory for the adapters' names");
+    if (!serving->adapters || !serving->served || !serving->names)
+        return status_fail(STATUS_MEMORY, "no memory for the list of adapters");
+    return STATUS_OK;
+}
+
+static enum status load_adapters(struct serving *serving, const struct serving_options *options) {
+    TRY(list_adapters(serving, options->adapter_count));
+    if (!serving->base_name) return status_fail(STATUS_MEMORY, "no memory for the model's name");
     serving->names[0] = (struct served_name){serving->base_name, ADAPTER_NONE};
     for (int i = 0; i < options->adapter_count; i++) {
         const char *equals = strchr(options->adapters[i], '=');
@@ -91,9 +104,10 @@ static enum status choose_template(struct server *server, const struct serving_o
     return chat_template_named(&server->template, "plain");
 }
 
-static enum status start_engine(struct serving *serving, const struct serving_options *options) {
+static struct engine_options engine_options_of(const struct serving *serving,
+                                               const struct serving_options *options) {
     static const enum dtype kv_dtypes[] = {DTYPE_COUNT, DTYPE_F32, DTYPE_BF16};
-    const struct engine_options engine = {
+    return (struct engine_options){
         .model = &serving->model,
         .tokenizer = serving->tokenizer,
         .adapters = serving->served,
@@ -107,7 +121,6 @@ static enum status start_engine(struct serving *serving, const struct serving_op
         .kv_bytes = (size_t)(options->kv_gib * 1024.0 * 1024.0 * 1024.0),
         .kv_dtype = kv_dtypes[options->kv_dtype],
     };
-    return engine_open(&serving->engine, &engine);
 }
 
 static struct token_bytes special_text(const struct tokenizer *tokenizer, int32_t id) {
@@ -131,7 +144,8 @@ static enum status open_all(struct serving *serving, const struct serving_option
     server->names = serving->names;
     server->name_count = serving->adapter_count + 1;
     TRY(choose_template(server, options));
-    TRY(start_engine(serving, options));
+    const struct engine_options engine = engine_options_of(serving, options);
+    TRY(engine_open(&serving->engine, &engine));
     server->engine = serving->engine;
     return STATUS_OK;
 }
@@ -141,6 +155,29 @@ enum status serving_open(struct serving *serving, const struct serving_options *
     *serving = (struct serving){0};
     enum status status = open_all(serving, options, server);
     if (status != STATUS_OK) serving_close(serving);
+    return status;
+}
+
+static enum status plan_all(struct serving *serving, const struct serving_options *options,
+                            struct engine_layout *layout) {
+    TRY(model_file_open(&serving->file, options->model, false));
+    TRY(model_plan(&serving->model, &serving->file, matrix_layout(options), options->context));
+    TRY(choose_kernels(serving, options));
+    TRY(list_adapters(serving, options->adapter_count));
+    for (int i = 0; i < options->adapter_count; i++) {
+        TRY(adapter_plan(&serving->adapters[i], &serving->model.config,
+                         strchr(options->adapters[i], '=') + 1));
+        serving->adapter_count = i + 1;
+        serving->served[i] = &serving->adapters[i];
+    }
+    const struct engine_options engine = engine_options_of(serving, options);
+    return engine_plan(layout, &engine);
+}
+
+enum status serving_plan(struct engine_layout *layout, const struct serving_options *options) {
+    struct serving serving = {0};
+    enum status status = plan_all(&serving, options, layout);
+    serving_close(&serving);
     return status;
 }
 

@@ -18,6 +18,7 @@ struct serving_options {
     int64_t port, context, threads, http_threads, page_size, max_batch, token_budget;
     double kv_gib, max_body_mib, grace;
     int dtype, kv_dtype; /* enum serving_dtype */
+    bool dry_run;        /* strata serve */
     /* strata chat */
     char *url, *system;
     double temperature;
@@ -28,7 +29,8 @@ struct serving_options {
 enum { OPTION_SERVE = 1, OPTION_CHAT = 2 };
 
 /* Reads `--name value` and `--name=value` arguments behind argv[0]; one bare argument is the model.
- * Failures are STATUS_CONFIG. `--help` sets *help. The caller gives serving_options_free. */
+ * Failures are STATUS_CONFIG. `--help` sets *help, `--dry-run` of OPTION_SERVE options->dry_run.
+ * The caller gives serving_options_free. */
 enum status serving_options_read(struct serving_options *options, int command, int argc,
                                  char **argv, bool *help);
 void serving_options_free(struct serving_options *options);
@@ -51,6 +53,9 @@ struct serving {
  * failure. */
 enum status serving_open(struct serving *serving, const struct serving_options *options,
                          struct server *server);
+
+/* What serving_open would allocate, counted by the same code; no weight is read. */
+enum status serving_plan(struct engine_layout *layout, const struct serving_options *options);
 
 /* May be called twice, and on a zeroed struct. */
 void serving_close(struct serving *serving);

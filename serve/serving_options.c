@@ -91,12 +91,16 @@ static enum status add_adapter(struct serving_options *options, const char *valu
 }
 
 /* Sorts the arguments into adapters, the model, and name=value texts for the rows. */
-static enum status sort_arguments(struct serving_options *options, int argc, char **argv,
-                                  char **settings, int *count, bool *help) {
+static enum status sort_arguments(struct serving_options *options, int command, int argc,
+                                  char **argv, char **settings, int *count, bool *help) {
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) {
             *help = true;
             return STATUS_OK;
+        }
+        if (command == OPTION_SERVE && strcmp(argv[i], "--dry-run") == 0) {
+            options->dry_run = true;
+            continue;
         }
         if (strncmp(argv[i], "--", 2) != 0) {
             if (options->model)
@@ -125,7 +129,7 @@ enum status serving_options_read(struct serving_options *options, int command, i
     char **settings = calloc((size_t)argc + 1, sizeof *settings);
     if (!settings) return status_fail(STATUS_MEMORY, "no memory for the arguments");
     int count = 0;
-    enum status status = sort_arguments(options, argc, argv, settings, &count, help);
+    enum status status = sort_arguments(options, command, argc, argv, settings, &count, help);
     struct config_table tables[2];
     int table_count = make_tables(command, options, tables);
     if (status == STATUS_OK && !*help)
@@ -156,6 +160,8 @@ void serving_options_print(int command) {
     int table_count = make_tables(command, NULL, tables);
     printf("  --%-20s an adapter to serve under a name of its own; may be repeated\n",
            "adapter NAME=DIR");
+    if (command == OPTION_SERVE)
+        printf("  --%-20s print the bytes that would be allocated, and end\n", "dry-run");
     for (int t = 0; t < table_count; t++)
         for (int i = 0; i < tables[t].count; i++) {
             const struct config_row *row = &tables[t].rows[i];

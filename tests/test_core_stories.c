@@ -38,22 +38,38 @@ static int32_t *ids_of(const struct model_file *file, const char *name, int64_t 
     return ids;
 }
 
-static void check_hidden(const struct model_file *golden, const float *hidden, int layers) {
-    for (int layer = 0; layer < layers; layer++) {
+/* What the first layer reads, and what each layer leaves. */
+static void check_hidden(const struct model_file *golden, const struct model *model,
+                         const int32_t *ids, int64_t count, const float *hidden) {
+    int64_t elements, width = model->config.hidden, vocab = model->config.vocab;
+    float *want = values_of(golden, "p0.embed", &elements);
+    float *table = malloc((size_t)(vocab * width) * sizeof *table);
+    assert_int_equal(elements, count * width);
+    param_read(table, model_param(model, WEIGHT_EMBED, -1), 0, vocab);
+    for (int64_t t = 0; t < count; t++)
+        assert_all_close(table + ids[t] * width, want + t * width, (size_t)width, tolerance, 0.0,
+                         "embedding");
+    free(table);
+    free(want);
+    for (int layer = 0; layer < model->config.layers; layer++) {
         char name[32];
-        int64_t elements;
         snprintf(name, sizeof name, "p0.layer%d", layer);
-        float *want = values_of(golden, name, &elements);
+        want = values_of(golden, name, &elements);
+        assert_int_equal(elements, count * width);
         assert_all_close(hidden + layer * elements, want, (size_t)elements, tolerance, 0.0, name);
         free(want);
     }
 }
 
-static void test_logits_and_hidden_states(void **state) {
-    (void)state;
+/* The same weights as safetensors and as GGUF, F32 both. */
+static const char *const golden_models[] = {"stories260k/hf",
+                                            "gguf_stories260k_quantised/stories260K-F32.gguf"};
+enum { GOLDEN_MODELS = 2 };
+
+static void check_prompts(const char *name_of_model) {
     struct model model;
     struct model_file golden;
-    load_at(&model, "stories260k/hf");
+    load_at(&model, name_of_model);
     open_at(&golden, "stories260k/golden/logits.safetensors");
     for (int prompt = 0; prompt < 3; prompt++) {
         char name[32];
@@ -67,7 +83,7 @@ static void test_logits_and_hidden_states(void **state) {
             malloc((size_t)(model.config.layers * count * model.config.hidden) * sizeof *hidden);
         float *got = model_logits(&model, ids, count, hidden);
         assert_all_close(got, want, (size_t)elements, tolerance, 0.0, name);
-        if (prompt == 0) check_hidden(&golden, hidden, model.config.layers);
+        if (prompt == 0) check_hidden(&golden, &model, ids, count, hidden);
         free(hidden);
         free(got);
         free(want);
@@ -75,6 +91,11 @@ static void test_logits_and_hidden_states(void **state) {
     }
     model_file_close(&golden);
     model_free(&model);
+}
+
+static void test_logits_and_hidden_states(void **state) {
+    (void)state;
+    for (int i = 0; i < GOLDEN_MODELS; i++) check_prompts(golden_models[i]);
 }
 
 static void test_whole_context(void **state) {
@@ -137,29 +158,45 @@ static void test_greedy_text(void **state) {
     json_t *root, *entry;
     size_t i;
     snprintf(path, sizeof path, "%s/stories260k/golden/greedy.json", test_data_or_skip());
-    load_at(&model, "stories260k/hf");
     assert_ok(json_parse_file(&root, path));
-    assert_true(json_array_size(root) > 0);
-    json_array_foreach(root, i, entry) check_greedy(&model, entry);
+    assert_int_equal(json_array_size(root), 6);
+    for (int m = 0; m < GOLDEN_MODELS; m++) {
+        load_at(&model, golden_models[m]);
+        json_array_foreach(root, i, entry) check_greedy(&model, entry);
+        model_free(&model);
+    }
     json_decref(root);
-    model_free(&model);
+}
+
+static void assert_near(const float *got, const double *want, int64_t count, const char *what) {
+    for (int64_t i = 0; i < count; i++)
+        if (!(fabs((double)got[i] - want[i]) <= tolerance))
+            fail_msg("%s[%lld]: got %.9g, want %.9g", what, (long long)i, (double)got[i], want[i]);
 }
 
 static void check_gguf(const char *name, const int32_t *ids, int count) {
     struct model_file file;
     struct model model;
-    int vocab;
+    struct network_f64 network;
+    char what[256];
     open_at(&file, name);
-    double *want = forward_f64(&file, ids, count, &vocab);
+    network_f64_read_gguf(&network, &file);
+    int64_t logits = (int64_t)count * network.vocab;
+    int64_t streams = (int64_t)network.layers * count * network.width;
+    double *want_hidden = malloc((size_t)streams * sizeof *want_hidden);
+    double *want = network_f64_logits(&network, ids, count, want_hidden);
     assert_ok(model_load(&model, &file, LAYOUT_PANEL_F32, 0, 2));
-    assert_int_equal(model.config.vocab, vocab);
-    float *got = model_logits(&model, ids, count, NULL),
-          *rounded = malloc((size_t)(count * vocab) * sizeof *rounded);
-    for (int i = 0; i < count * vocab; i++) rounded[i] = (float)want[i];
-    assert_all_close(got, rounded, (size_t)(count * vocab), tolerance, 0.0, name);
-    free(rounded);
+    assert_int_equal(model.config.vocab, network.vocab);
+    float *hidden = malloc((size_t)streams * sizeof *hidden);
+    float *got = model_logits(&model, ids, count, hidden);
+    snprintf(what, sizeof what, "%s: hidden", name);
+    assert_near(hidden, want_hidden, streams, what);
+    assert_near(got, want, logits, name);
+    free(hidden);
     free(got);
     free(want);
+    free(want_hidden);
+    network_f64_free(&network);
     model_free(&model);
     model_file_close(&file);
 }
@@ -188,18 +225,20 @@ static void test_gguf_files_against_float64(void **state) {
 static void test_float64_forward_is_the_golden_one(void **state) {
     (void)state;
     struct model_file golden, file;
+    struct network_f64 network;
     int64_t count, elements;
-    int vocab;
     open_at(&golden, "stories260k/golden/logits.safetensors");
     open_at(&file, "gguf_stories260k_quantised/stories260K-F32.gguf");
     int32_t *ids = ids_of(&golden, "p1.ids", &count);
     float *want = values_of(&golden, "p1.logits", &elements);
-    double *got = forward_f64(&file, ids, (int)count, &vocab);
+    network_f64_read_gguf(&network, &file);
+    double *got = network_f64_logits(&network, ids, (int)count, NULL);
     for (int64_t i = 0; i < elements; i++)
         assert_true(fabs(got[i] - (double)want[i]) <= 2e-6 * (1.0 + fabs(got[i])));
     free(got);
     free(want);
     free(ids);
+    network_f64_free(&network);
     model_file_close(&file);
     model_file_close(&golden);
 }

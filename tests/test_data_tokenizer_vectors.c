@@ -484,20 +484,53 @@ static void test_mistral_requests(void **state) {
     done(compared, 13);
 }
 
+/* What a model wrote, as text. */
+static void expect_text(const struct tokenizer *tokenizer, const json_t *entry) {
+    const json_t *list = json_object_get(entry, "ids");
+    const char *want = json_string_value(json_object_get(entry, "text"));
+    size_t count = json_array_size(list), bytes;
+    int32_t *ids = malloc((count + 1) * sizeof *ids);
+    char *text;
+    assert_true(count > 1 && want);
+    for (size_t i = 0; i < count; i++)
+        ids[i] = (int32_t)json_integer_value(json_array_get(list, i));
+    assert_ok(tokenizer_decode(tokenizer, ids, count, false, &text, &bytes));
+    assert_string_equal(text, want);
+    free(text);
+    free(ids);
+}
+
+/* The vocabulary of 512 tokens, from every file that holds it. */
 static void test_tok512(void **state) {
+    static const char *const files[] = {
+        "stories260K-F32",         "stories260K-F16",          "stories260K-Q4_K_M_fallback",
+        "stories260K-pad192-BF16", "stories260K-pad192-Q8_0",  "stories260K-pad192-Q4_0",
+        "stories260K-pad192-Q4_1", "stories260K-pad192-Q5_0",  "stories260K-pad192-Q5_1",
+        "random256-Q4_K_M",        "stories260K-pad192-IQ4_NL"};
+    enum { FILES = sizeof files / sizeof *files };
     (void)state;
-    struct tokenizer *tokenizer = open_tokenizer("gguf_stories260k_quantised/stories260K-F32.gguf");
     json_t *root = read_json("stories260k/golden/tok512_encode.json");
-    size_t compared;
+    json_t *greedy = read_json("stories260k/golden/greedy.json");
+    size_t compared = 0, i;
     const json_t *entry;
-    json_array_foreach(root, compared, entry) {
-        expect_json(tokenizer, json_object_get(entry, "text"), TOKENIZER_ADD_SPECIAL,
-                    json_object_get(entry, "ids_with_bos"), "tok512");
+    for (int f = 0; f < FILES; f++) {
+        char *name;
+        if (asprintf(&name, "gguf_stories260k_quantised/%s.gguf", files[f]) < 0) fail();
+        struct tokenizer *tokenizer = open_tokenizer(name);
+        json_array_foreach(root, i, entry) {
+            expect_json(tokenizer, json_object_get(entry, "text"), TOKENIZER_ADD_SPECIAL,
+                        json_object_get(entry, "ids_with_bos"), name);
+            compared++;
+        }
+        json_array_foreach(greedy, i, entry) expect_text(tokenizer, entry);
+        assert_int_equal(i, 6);
+        assert_int_equal(tokenizer_bos(tokenizer), 1);
+        tokenizer_close(tokenizer);
+        free(name);
     }
-    assert_int_equal(tokenizer_bos(tokenizer), 1);
+    json_decref(greedy);
     json_decref(root);
-    tokenizer_close(tokenizer);
-    done(compared, 20);
+    done(compared, 20 * FILES);
 }
 
 /* decode(encode(x)) is x for every line of a real text, in one piece and streamed. */

@@ -228,7 +228,7 @@ static const char *listing(void) {
 
 /* What is about one process's files is tested without a launcher. */
 static void only_alone(void) {
-    if (job.mpi) skip();
+    if (job.mpi) skip_because("it is about one process, and runs without a launcher");
 }
 
 /* --- tests ----------------------------------------------------------------------------------- */
@@ -424,6 +424,41 @@ static void test_refused_writes_leave_the_old_one(void **state) {
     assert_int_equal(load(&job.world, -1), 2);
 }
 
+/* Saves a step of which every rank owns a part. */
+static enum status save_parts(int64_t step) {
+    struct checkpoint_slab slabs[TENSORS];
+    int count = make_slabs(slabs, job.world.rank, job.world.size, 1);
+    fill(slabs, count, step);
+    struct checkpoint_state state = state_at(step);
+    enum status status = checkpoint_save(&job.world, folder, &state, slabs, count, 2);
+    free_slabs(slabs, count);
+    return status;
+}
+
+/* The writes of one rank alone are refused: every rank hears of it in the same words, nobody waits
+ * for who has gone, and the old checkpoint stays. */
+static void test_one_ranks_refused_write_is_everyones(void **state) {
+    (void)state;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_ok(save_parts(1));
+    for (int victim = 0; victim < job.world.size; victim++) {
+        char want[64], message[512];
+        if (job.world.rank == victim) set_file_limit(3000);
+        enum status status = save_parts(2);
+        snprintf(message, sizeof message, "%s", status_message());
+        set_file_limit(RLIM_INFINITY);
+        snprintf(want, sizeof want, job.world.size > 1 ? "rank %d: can't write" : "can't write",
+                 victim);
+        assert_int_equal(status, STATUS_IO);
+        assert_non_null(strstr(message, want));
+        assert_string_equal(listing(), "step-00000001");
+        assert_int_equal(load(&job.world, -1), 1);
+        comm_barrier(&job.world, &stream);
+    }
+    assert_ok(save_parts(2));
+    assert_int_equal(load(&job.world, -1), 2);
+}
+
 /* A mount table of our own, as root or as root of a user namespace. */
 static bool may_mount(void) {
     if (unshare(CLONE_NEWNS) == 0) return true;
@@ -458,7 +493,7 @@ static void test_full_disk_leaves_the_old_one(void **state) {
     int code = 0;
     waitpid(child, &code, 0);
     assert_true(WIFEXITED(code));
-    if (WEXITSTATUS(code) == 77) skip(); /* no right to mount */
+    if (WEXITSTATUS(code) == 77) skip_because("no right to mount a tmpfs");
     assert_int_equal(WEXITSTATUS(code), 0);
 }
 
@@ -496,7 +531,7 @@ static void test_killed_writers_leave_an_intact_one(void **state) {
 /* HDF5's own tool sees every logical tensor whole in the index. */
 static void test_other_tools_read_it(void **state) {
     (void)state;
-    if (access("/usr/bin/h5dump", X_OK) != 0) skip();
+    if (access("/usr/bin/h5dump", X_OK) != 0) skip_because("h5dump is not installed");
     int size = job.world.size;
     struct checkpoint_slab slabs[TENSORS];
     int count = make_slabs(slabs, job.world.rank, size, 1);
@@ -535,6 +570,7 @@ int main(int argc, char **argv) {
         folder_test(test_no_flipped_bit_passes),
         folder_test(test_what_does_not_fit_is_named),
         folder_test(test_refused_writes_leave_the_old_one),
+        folder_test(test_one_ranks_refused_write_is_everyones),
         folder_test(test_full_disk_leaves_the_old_one),
         folder_test(test_killed_writers_leave_an_intact_one),
         folder_test(test_other_tools_read_it),

@@ -30,6 +30,10 @@ port=${url##*:}
 grep -q "port is in use" "$work/second.err" || fail "a port in use is not said"
 [ "$(wc -l <"$work/second.err")" = 1 ] || fail "a port in use takes more than one line"
 
+"$strata" serve "$work/model" --port "$port" --dry-run >"$work/plan.log" 2>"$work/plan.err" ||
+    fail "a dry run must not open the port"
+grep -q '^total ' "$work/plan.log" || fail "a dry run must say the total"
+
 "$strata" serve "$work/none" --port 0 >"$work/third.log" 2>"$work/third.err"
 [ $? = 1 ] || fail "a missing model must exit with 1"
 [ -s "$work/third.log" ] && fail "a server that never serves must not say that it listens"

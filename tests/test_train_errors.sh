@@ -74,7 +74,7 @@ if [ -n "${STRATA_TEST_DATA:-}" ]; then
         "model.path=$STRATA_TEST_DATA/gguf_stories260k_quantised/stories260K-F32.gguf" \
         "data.train=$folder/foreign.h5"
 else
-    echo "skipped: wrong tokenizer (STRATA_TEST_DATA is not set)"
+    echo "skipped: STRATA_TEST_DATA is not set"
 fi
 
 # A dry run counts bytes from configurations alone, and leaves nothing behind.
@@ -185,6 +185,6 @@ if mount -t tmpfs -o size=3m strata-test "$disk" 2>/dev/null; then
     ranks_quietly 1 "$strata" train "$folder/run.yaml" train.steps=8 "train.out=$disk/run"
     grep -q 'event=resume step=4' "$folder/log" || fail "no resume from step 4 after a full disk"
 else
-    echo "skipped: full disk (no right to mount a tmpfs)"
+    echo "skipped: no right to mount a tmpfs"
 fi
 exit $((failures > 0))

@@ -127,8 +127,7 @@ static void check_peak(struct setup *setup, const char *what) {
 
 static void skip_under_sanitizers(void) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    print_message("skipped: a sanitizer's shadow memory is in the resident set\n");
-    skip();
+    skip_because("a sanitizer's shadow memory is in the resident set");
 #endif
 }
 

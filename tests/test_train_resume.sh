@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Runs that are killed at random moments (also while a checkpoint is written) and started again by
-# the same command compute what the uninterrupted run computed, to the last digit of every loss and
-# gradient norm; so do runs that SIGTERM stops.
+# Runs that are killed, first inside a checkpoint (at each of its syncs in turn), then at random
+# moments, and started again by the same command compute what the uninterrupted run computed, to the
+# last digit of every loss and gradient norm; so do runs that SIGTERM stops, and one whose system
+# calls are interrupted.
 #
-#   test_train_resume.sh STRATA MAKE_TOKENS
+#   test_train_resume.sh STRATA MAKE_TOKENS INTERPOSE_SYNC
 #
 # STRATA_SOAK=1 makes a dozen trials of each kind instead of one; STRATA_SEED picks other moments.
-strata=$1 make_tokens=$2
+strata=$1 make_tokens=$2 interpose=$3
 . tests/train_common.sh
 trials=$((${STRATA_SOAK:-0} ? 12 : 1))
 RANDOM=${STRATA_SEED:-1}
 steps=24
+syncs=5 # of a checkpoint before it has its name: data, index, its hash, that one's folder, the folder
+trials_made=0
 
 "$make_tokens" "$folder/train.h5" 40 30 || exit 1
 "$make_tokens" "$folder/validation.h5" 6 20 || exit 1
@@ -34,6 +37,12 @@ victim() { # PID RANKS
     else
         pgrep -P "$1" | shuf -n 1 --random-source=<(yes $RANDOM)
     fi
+}
+
+# Only in a subshell: what it starts runs with tests/interpose_sync.c, which VARIABLE=VALUE tells
+# what to do.
+interposed() {
+    export "$1" LD_PRELOAD="$interpose" ASAN_OPTIONS="$ASAN_OPTIONS:verify_asan_link_order=0"
 }
 
 now_ms() {
@@ -61,20 +70,24 @@ for kind in "${kinds[@]}"; do
     for ((trial = 0; trial < trials; trial++)); do
         out=$folder/killed
         rm -rf "$out"
-        kills=0 attempts=0 torn=0
+        kills=0 attempts=0
+        at_sync=$((trials_made++ % syncs + 1))
         while :; do
             attempts=$((attempts + 1))
             [ $attempts -gt 40 ] && { fail "$kind: no end after 40 starts"; break; }
+            if [ $attempts -eq 1 ]; then # the first one dies inside a checkpoint
+                # shellcheck disable=SC2086
+                (interposed STRATA_TEST_KILL_AT_SYNC=$at_sync; run "$n" "$out" $arguments) \
+                    2>"$folder/log" && fail "$kind: alive after sync $at_sync of a checkpoint"
+                compgen -G "$out/checkpoints/.tmp-step*" >/dev/null ||
+                    fail "$kind: no checkpoint is torn at sync $at_sync"
+                kills=1
+                continue
+            fi
             # shellcheck disable=SC2086
             run "$n" "$out" $arguments 2>"$folder/log" &
             pid=$!
-            if [ $kills -eq 0 ]; then # the first one hits a checkpoint that is being written
-                until compgen -G "$out/checkpoints/.tmp-step*" >/dev/null; do
-                    kill -0 $pid 2>/dev/null || break
-                done
-                kill -9 "$(victim $pid "$n")" 2>/dev/null && kills=$((kills + 1))
-                compgen -G "$out/checkpoints/.tmp-step*" >/dev/null && torn=$((torn + 1))
-            elif [ $kills -lt 3 ]; then # the others somewhere between its start and its end
+            if [ $kills -lt 3 ]; then # the others somewhere between its start and its end
                 delay=$((RANDOM % (length + 20)))
                 sleep "$(printf '%d.%03d' $((delay / 1000)) $((delay % 1000)))"
                 kill -9 "$(victim $pid "$n")" 2>/dev/null && kills=$((kills + 1))
@@ -84,7 +97,7 @@ for kind in "${kinds[@]}"; do
         losses "$out" >"$folder/got"
         cmp -s "$whole/checkpoints/best.txt" "$out/checkpoints/best.txt" || fail "best: $kind"
         if cmp -s "$folder/want" "$folder/got"; then
-            echo "equal  killed $kills times ($torn in a checkpoint), $attempts starts: $n ranks $arguments"
+            echo "equal  killed $kills times (once at sync $at_sync of a checkpoint), $attempts starts: $n ranks $arguments"
         else
             diff "$folder/want" "$folder/got" | head -5
             fail "killed $kills times: $kind"
@@ -127,4 +140,17 @@ for kind in "${kinds[@]}"; do
         fail "stopped at step $done_steps: $kind"
     fi
 done
+
+# Calls that a signal interrupts are made again: nobody notices.
+read -r n arguments <<<"${kinds[0]}"
+# shellcheck disable=SC2086
+(run "$n" "$folder/calm" $arguments) 2>"$folder/log" || { cat "$folder/log"; fail "calm"; }
+# shellcheck disable=SC2086
+(interposed STRATA_TEST_INTERRUPT=1; run "$n" "$folder/interrupted" $arguments) 2>"$folder/log" ||
+    { cat "$folder/log"; fail "interrupted"; }
+[ "$(ls "$folder/calm/checkpoints")" = "$(ls "$folder/interrupted/checkpoints")" ] ||
+    fail "interrupted: $(ls "$folder/interrupted/checkpoints")"
+losses "$folder/calm" >"$folder/want"
+losses "$folder/interrupted" >"$folder/got"
+cmp "$folder/want" "$folder/got" || fail "interrupted calls changed the run"
 exit $((failures > 0))

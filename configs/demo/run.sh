@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # LoRA fine-tuning of the bundled model on two ranks, its evaluation, and a question to base and
-# adapter by HTTP. `make demo` builds first and then runs this.
+# adapter by HTTP. `make demo` builds first and then runs this. STRATA_DEMO_SECONDS=N makes more than N
+# seconds a failure.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 strata=build/strata
@@ -60,4 +61,8 @@ tokens=$(curl -sf "http://127.0.0.1:$port/v1/completions" -H 'Content-Type: appl
 awk -v n="$tokens" -v s="$start" -v e="$(date +%s.%N)" 'BEGIN {printf "speed:    %d tokens at %.0f tokens/s\n", n, n / (e - s)}'
 echo "story:    Once upon a time$(jq -r '.choices[0].text' "$work/story.json" | tr '\n' ' ' | cut -c1-300)"
 
-say "The loss plot: $work/loss.svg    The adapter: $work/run/adapter"
+say "The loss plot: $work/loss.svg    The adapter: $work/run/adapter    Seconds in all: $SECONDS"
+if [ "$SECONDS" -gt "${STRATA_DEMO_SECONDS:-$SECONDS}" ]; then
+    echo "the demo took $SECONDS s, more than $STRATA_DEMO_SECONDS s"
+    exit 1
+fi
