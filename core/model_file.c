@@ -103,7 +103,7 @@ static enum status map_descriptor(int descriptor, struct model_source *source) {
 
 enum status model_file_map(struct model_file *file, const char *path,
                            const struct model_source **out) {
-    struct model_source *source;
+    struct model_source *source = NULL;
     TRY(add_source(file, path, &source));
     *out = source;
     /* Not blocking, lest the path be a pipe that nobody writes to. */
@@ -231,7 +231,7 @@ enum status model_file_open(struct model_file *file, const char *path, bool head
 enum status model_file_open_bytes(struct model_file *file, const void *bytes, size_t size,
                                   const char *name, bool header_only) {
     enum status status = begin(file, name);
-    struct model_source *source;
+    struct model_source *source = NULL;
     if (status == STATUS_OK) status = add_source(file, name, &source);
     if (status == STATUS_OK) {
         source->bytes = bytes;

@@ -111,6 +111,7 @@ void token_stream_init(struct token_stream *stream, const struct tokenizer *toke
  * at its end is held, what can't become one is written as U+FFFD. */
 static size_t write_whole(struct token_stream *stream, struct token_bytes piece, bool last,
                           char *out, size_t capacity) {
+    (void)capacity; /* only asserted */
     size_t written = 0, at = 0;
     char joined[sizeof stream->held + 8];
     while (at < piece.count || stream->held_count > 0) {

@@ -11,11 +11,11 @@
 static const char separator[] = "\n__ggml_vocab_test__\n";
 
 static char *path_of(const char *name) {
-    char *path;
-    bool absolute = name[0] == '/';
-    if (asprintf(&path, "%s%s%s", absolute ? "" : test_data_or_skip(), absolute ? "" : "/", name) <
-        0)
-        fail_msg("no memory");
+    const char *folder = name[0] == '/' ? "" : test_data_or_skip();
+    size_t bytes = strlen(folder) + strlen(name) + 2;
+    char *path = malloc(bytes);
+    assert_non_null(path);
+    snprintf(path, bytes, "%s%s%s", folder, *folder ? "/" : "", name);
     return path;
 }
 
@@ -47,14 +47,14 @@ static json_t *read_json(const char *name) {
 /* A file that is stored compressed is unpacked to a temporary one first. */
 static struct tokenizer *open_tokenizer(const char *name) {
     struct tokenizer *tokenizer = NULL;
-    char *path = path_of(name), *command;
+    char *path = path_of(name), *command = NULL;
     size_t bytes = strlen(path);
     if (bytes < 3 || strcmp(path + bytes - 3, ".gz") != 0) {
         assert_ok(tokenizer_open(&tokenizer, path));
         free(path);
         return tokenizer;
     }
-    char folder[] = "/tmp/strata-test-XXXXXX", *unpacked;
+    char folder[] = "/tmp/strata-test-XXXXXX", *unpacked = NULL;
     assert_non_null(mkdtemp(folder));
     const char *base = strrchr(path, '/') + 1;
     if (asprintf(&unpacked, "%s/%.*s", folder, (int)strlen(base) - 3, base) < 0) fail();
