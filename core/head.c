@@ -33,6 +33,14 @@ void head_logits(const struct exec *exec, const struct model *model, float *logi
     arena_release(exec->scratch, mark);
 }
 
+int64_t head_chunk(int64_t hidden, int64_t vocab) {
+    int64_t mib = ((int64_t)1 << 20) / (int64_t)sizeof(float); /* floats */
+    int64_t rows = 8 * mib / vocab;
+    if (rows < hidden / 2) rows = hidden / 2;
+    rows = min_i64(rows, 128 * mib / vocab);
+    return rows < 64 ? 64 : rows;
+}
+
 /* Scratch of one chunk of rows. */
 struct chunk {
     int64_t first, rows;
@@ -106,7 +114,7 @@ void head_loss(const struct exec *exec, const struct model *model, const struct 
                const void *hidden, void *d_hidden, double *loss, float *token_loss) {
     const struct model_config *c = &model->config;
     size_t mark = arena_mark(exec->scratch), row_bytes = act_bytes(exec, c->hidden);
-    int64_t rows = min_i64(batch->tokens, head_chunk(c->vocab));
+    int64_t rows = min_i64(batch->tokens, head_chunk(c->hidden, c->vocab));
     struct chunk chunk = push_chunk(exec, model, rows, d_hidden != NULL);
     for (int64_t first = 0; first < batch->tokens; first += rows) {
         chunk.first = first;

@@ -6,12 +6,10 @@
 #include "core/exec.h"
 #include "core/model.h"
 
-/* Rows of logits alive at once in the loss: of 64 MiB, so that a head's weights and gradients are
- * walked few times. No result depends on it. */
-static inline int64_t head_chunk(int64_t vocab) {
-    int64_t rows = ((int64_t)16 << 20) / vocab;
-    return rows < 64 ? 64 : rows;
-}
+/* Rows of logits alive at once in the loss. More rows walk the head's weights and gradients less
+ * often, fewer keep the logits in a cache: as many as 8 MiB hold, or half the width if that is
+ * more, within 128 MiB. No result depends on it. */
+int64_t head_chunk(int64_t hidden, int64_t vocab);
 
 /* logits (count, V) f32 of the hidden states at `rows` (count) of hidden (N, C) act, in order. */
 void head_logits(const struct exec *exec, const struct model *model, float *logits,

@@ -69,11 +69,13 @@ static void make_batch(struct step *s, int32_t sequences, int32_t context) {
     s->rows = calloc(n, sizeof *s->rows);
     s->table = calloc(n * (size_t)pages, sizeof *s->table);
     s->logits = calloc(n * (size_t)c->vocab, sizeof *s->logits);
-    size_t layer = n * (size_t)pages * PAGE * (size_t)(c->kv_heads * c->head_dim) * sizeof(float);
+    enum dtype dtype = s->ws.exec.k->act;
+    size_t layer =
+        dtype_bytes(dtype, n * (size_t)pages * PAGE * (size_t)(c->kv_heads * c->head_dim));
     s->pages = (struct kv_pages_view){.k = calloc((size_t)c->layers, layer),
                                       .v = calloc((size_t)c->layers, layer),
                                       .layer_bytes = layer,
-                                      .dtype = DTYPE_F32,
+                                      .dtype = dtype,
                                       .page_table = s->table,
                                       .page_size = PAGE,
                                       .max_pages = pages};
@@ -123,9 +125,10 @@ int main(int argc, char **argv) {
                                   .rope = {.theta = 10000.0, .factor = 1.0}};
     struct step step = {0};
     const struct kernels *kernels;
-    check(kernels_cpu(&kernels, "auto", DTYPE_F32));
+    enum dtype act = argc > 4 && strcmp(argv[4], "fp32") == 0 ? DTYPE_F32 : DTYPE_BF16;
+    check(kernels_cpu(&kernels, "auto", act));
     check(model_create(&step.model, &config, LAYOUT_PANEL_BF16));
-    model_init_random(&step.model, 1, 0.02f, 1);
+    model_init_random(&step.model, 1, 0.02f, probe.threads);
     const struct workspace_plan plan = {
         .tokens = sequences, .logit_rows = sequences, .keep = ACTS_NONE};
     check(workspace_open(&step.ws, &step.model, kernels, probe.threads, NULL, &plan));
@@ -136,12 +139,14 @@ int main(int argc, char **argv) {
     if (again > peak) peak = again;
     double weights =
         2.0 * (double)(model_config_parameters(&config) - config.vocab * config.hidden);
-    printf("{\"bench\": \"decode\", \"parameters\": %lld, \"batch\": %d, \"threads\": %d, "
-           "\"context\": %d, \"tok_per_s\": %.2f, \"weight_gb_per_s\": %.2f, "
-           "\"read_gb_per_s\": %.2f, \"read_ratio\": %.3f, \"gflops\": %.1f, "
-           "\"fma_gflops\": %.1f, \"fma_ratio\": %.3f}\n",
-           (long long)model_config_parameters(&config), sequences, probe.threads, context,
-           sequences / seconds, weights / seconds * 1e-9, read * 1e-9, weights / seconds / read,
-           weights * sequences / seconds * 1e-9, peak * 1e-9, weights * sequences / seconds / peak);
+    printf(
+        "{\"bench\": \"decode\", \"parameters\": %lld, \"batch\": %d, \"threads\": %d, "
+        "\"context\": %d, \"activations\": \"%s\", \"instructions\": \"%s\", \"tok_per_s\": %.2f, \"weight_gb_per_s\": %.2f, "
+        "\"read_gb_per_s\": %.2f, \"read_ratio\": %.3f, \"gflops\": %.1f, "
+        "\"fma_gflops\": %.1f, \"fma_ratio\": %.3f}\n",
+        (long long)model_config_parameters(&config), sequences, probe.threads, context,
+        dtype_info(act)->name, kernels->name, sequences / seconds, weights / seconds * 1e-9,
+        read * 1e-9, weights / seconds / read, weights * sequences / seconds * 1e-9, peak * 1e-9,
+        weights * sequences / seconds / peak);
     return 0;
 }
