@@ -52,7 +52,7 @@ soak: build ## the tests with trials by the dozen (hours)
 peers: build ## compare with PyTorch, transformers and PEFT in a virtual environment
 	tests/peers/run.sh
 
-bench: build ## speed of kernels, training, tokenizers and the server
+bench: build ## the speed goals against PyTorch and this machine's ceilings (20 minutes)
 	tests/bench.sh $(BUILD)
 
 format: ## clang-format all of our C

@@ -340,6 +340,7 @@ static const struct attention_bench attention_benches[] = {
 
 int main(int argc, char **argv) {
     struct bench b = {0};
+    setvbuf(stdout, NULL, _IOLBF, 0); /* lines as they come, through a pipe too */
     stream_open_cpu(&b.stream, argc > 1 ? atoi(argv[1]) : 0);
     enum dtype act = argc > 3 && strcmp(argv[3], "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
     if (kernels_cpu(&b.kernels, argc > 2 ? argv[2] : NULL, act) != STATUS_OK) {

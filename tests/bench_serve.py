@@ -4,7 +4,7 @@
     build/strata serve MODEL --port 8000 &
     tests/bench_serve.py --url http://127.0.0.1:8000 --concurrency 32 --prompt 16 --output 64
 
-Prints output tokens per second over the whole run, and percentiles of the time to the first token
+Prints output tokens, and prompt and output tokens, per second over the whole run (medians), and percentiles of the time to the first token
 and between tokens, as a client sees them. Prompts differ from each other, so no prefix is reused.
 """
 import argparse
@@ -73,17 +73,22 @@ def main():
     parser.add_argument("--high-id", type=int, default=250, help="to below this")
     options = parser.parse_args()
     address = urllib.parse.urlsplit(options.url).netloc
-    rates, first, gaps, errors = [], [], [], []
+    rates, totals, first, gaps, errors = [], [], [], [], []
     for seed in range(options.repeat):
         seconds, results = run(address, options, seed)
-        tokens = sum(r.get("usage", {}).get("completion_tokens", 0) for r in results)
+        usages = [r.get("usage", {}) for r in results]
+        tokens = sum(usage.get("completion_tokens", 0) for usage in usages)
+        prompts = sum(usage.get("prompt_tokens", 0) for usage in usages)
         rates.append(tokens / seconds)
+        totals.append((prompts + tokens) / seconds)
+        print(f"run {seed + 1} of {options.repeat}: {seconds:.1f} s, {prompts} prompt and {tokens} "
+              "output tokens", flush=True)
         first += [r["first"] for r in results if r.get("first")]
         gaps += [gap for r in results for gap in r.get("gaps", [])]
         errors += [r["error"] for r in results if "error" in r]
     print(f"concurrency={options.concurrency} prompt={options.prompt} output={options.output} "
           f"repeat={options.repeat} errors={len(errors)}")
-    print(f"output_tok_s={percentile(rates, 0.5):.1f}")
+    print(f"output_tok_s={percentile(rates, 0.5):.1f} total_tok_s={percentile(totals, 0.5):.1f}")
     for name, values in (("ttft", first), ("inter_token", gaps)):
         print(" ".join(f"{name}_p{int(100 * share)}_ms={1e3 * percentile(values, share):.1f}"
                        for share in (0.5, 0.9, 0.99)))

@@ -10,6 +10,8 @@
  *   matmul_ratio the products' own FLOPs over their own seconds and the peak
  *   cpu_share   CPU time over wall time and threads: below 1 the machine was busy with other things
  *   seconds     of the median step by kind of op, from timing functions around the op table
+ *   step_seconds of every timed step, shortest first
+ *   parameters, trained  of the model, and how many of them (or of the adapter) a step updates
  * Its peer is tests/peers/bench_torch_train.py (the same shapes; its LoRA is on q, k, v, o too). */
 #define _GNU_SOURCE
 #include "core/packed_batch.h"
@@ -369,6 +371,12 @@ static double flops_per_token(const struct bench *b) {
     return (b->trained ? 4.0 : 6.0) * matrices + 12.0 * c->layers * c->heads * c->head_dim * reach;
 }
 
+static int64_t trained_parameters(const struct bench *b) {
+    int64_t count = 0;
+    for (int i = 0; i < b->param_count; i++) count += b->params[i]->w.rows * b->params[i]->w.cols;
+    return count;
+}
+
 static void report(const struct bench *b, struct sample *samples, double peak) {
     const struct options *o = &b->o;
     double first = samples[0].loss, last = samples[o->steps - 1].loss;
@@ -388,12 +396,16 @@ static void report(const struct bench *b, struct sample *samples, double peak) {
         printf("\"%s\":%.4f,", kind_names[k], median->kinds[k]);
         named += median->kinds[k];
     }
-    printf("\"other\":%.4f},\"steps\":%lld,\"first_loss\":%.4f,\"last_loss\":%.4f,"
+    printf("\"other\":%.4f},\"step_seconds\":[", median->seconds - named);
+    for (int64_t i = 0; i < o->steps; i++) printf("%s%.4f", i ? "," : "", samples[i].seconds);
+    printf("],\"parameters\":%lld,\"trained\":%lld,",
+           (long long)model_config_parameters(&b->model.config), (long long)trained_parameters(b));
+    printf("\"steps\":%lld,\"first_loss\":%.4f,\"last_loss\":%.4f,"
            "\"shape\":\"L%lld C%lld H%lld F%lld V%lld B%lld T%lld\",\"threads\":%d,"
            "\"instructions\":\"%s\"}\n",
-           median->seconds - named, (long long)o->steps, first, last, (long long)o->layers,
-           (long long)o->hidden, (long long)o->heads, (long long)o->ffn, (long long)o->vocab,
-           (long long)o->batch, (long long)o->context, b->ws.stream.threads, b->kernels.name);
+           (long long)o->steps, first, last, (long long)o->layers, (long long)o->hidden,
+           (long long)o->heads, (long long)o->ffn, (long long)o->vocab, (long long)o->batch,
+           (long long)o->context, b->ws.stream.threads, b->kernels.name);
 }
 
 int main(int argc, char **argv) {
