@@ -21,7 +21,7 @@ GEMM_TOKENS, GEMM_LEAST_SIDE = 1024, 256  # products bound by arithmetic; a LoRA
 MATMUL_LINE = re.compile(
     r"^(forward|grad x|grad w) +(f32|bf16) +(\d+) +(\d+) +(\d+) +([\d.]+) +([\d.]+) +"
     r"([\d.]+) GFLOP/s +[\d.]+%", re.MULTILINE)
-BUSY, DRIFT = 0.95, 1.1  # CPU share below which, and ratio beyond which, a figure is doubtful
+BUSY, DRIFT = 0.9, 1.1  # CPU share below which, and ratio beyond which, a figure is doubtful
 IMPOSSIBLE = 1.05  # a share of a ceiling beyond this says that the ceiling met a busy machine
 
 
@@ -247,7 +247,7 @@ def doubts(parts):
         for line in lines:
             if line.get("cpu_share", 1.0) < BUSY:
                 found.append(f"{name} ({line['variant']}) had {100 * line['cpu_share']:.0f}% of "
-                             "its cores: the machine was busy")
+                             "its cores: is the machine busy?")
         if name.startswith("train_"):
             rates.setdefault(name[:-2], []).append(lines[0]["tokens_per_s"])
     for name, pair in rates.items():
