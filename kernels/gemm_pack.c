@@ -7,6 +7,8 @@
 #include <assert.h>
 #include <string.h>
 
+enum { AHEAD_STEPS = 8 }; /* rows that are far apart are fetched so many steps before their use */
+
 static float element_at(const struct operand *o, int64_t f, int64_t d) {
     int64_t at = 0;
     enum layout layout = o->bf16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32;
@@ -189,37 +191,47 @@ static void across_pairs(float *to, const struct operand *b, int64_t f, int64_t 
 }
 #endif
 
-/* to [steps][16] of a whole panel of columns of a weight whose rows are the depth. The rows of its
- * last panel that are padding are zero. */
-static void pack_across(float *to, const struct product *p, int64_t panel, int64_t first,
-                        int64_t steps) {
+/* Whole panels of columns of a weight whose rows are the depth, to [panel][steps][16]. All panels
+ * of sixteen rows lie together, so they are read together. The rows of a weight's last panel that
+ * are padding are zero. */
+static void pack_across(float *to, const struct product *p, int64_t panel, int64_t panels,
+                        int64_t first, int64_t steps) {
     const struct operand *b = &p->g.b;
     int64_t block = p->pairs ? 8 : 16, i = 0; /* steps of 16 rows */
     for (; i + block <= steps; i += block) {
+        for (int64_t j = 0; j < panels; j++) {
+            float *at = to + (j * steps + i) * 16;
 #if defined(__AVX512BF16__)
-        if (p->pairs) {
-            across_pairs(to + i * 16, b, panel * 16, (first + i) * 2);
-            continue;
-        }
+            if (p->pairs) {
+                across_pairs(at, b, (panel + j) * 16, (first + i) * 2);
+                continue;
+            }
 #endif
-        across_f32(to + i * 16, b, panel * 16, first + i);
+            across_f32(at, b, (panel + j) * 16, first + i);
+        }
     }
     for (; i < steps; i++)
-        for (int64_t j = 0; j < 16; j++) to[i * 16 + j] = entry_at(p, b, panel * 16 + j, first + i);
+        for (int64_t j = 0; j < panels * 16; j++)
+            to[(j / 16 * steps + i) * 16 + j % 16] = entry_at(p, b, panel * 16 + j, first + i);
 }
 
 /* Whole panels side by side, so that runs of lines are read at once. */
 static void pack_side_by_side(float *to, const struct product *p, int64_t panel, int64_t panels,
                               int64_t first, int64_t steps) {
-    int64_t whole = whole_steps(p, first, steps);
-    for (int64_t i = 0; i < whole; i++)
-        for (int64_t j = 0; j < panels; j++)
-            v16_store(to + (j * steps + i) * 16,
-                      load_across(p, &p->g.b, (panel + j) * 16, first + i));
+    const struct operand *b = &p->g.b;
+    int64_t whole = whole_steps(p, first, steps), deep = p->pairs ? 2 : 1;
+    int64_t row = b->stride * (b->bf16 ? 2 : 4), line = b->bf16 ? 32 : 64; /* bytes */
+    const char *ahead = (const char *)b->data + (first + AHEAD_STEPS) * deep * row + panel * line;
+    for (int64_t i = 0; i < whole; i++, ahead += deep * row) {
+        for (int64_t j = 0; j < panels; j++) {
+            __builtin_prefetch(ahead + j * line);
+            __builtin_prefetch(ahead + (deep - 1) * row + j * line);
+            v16_store(to + (j * steps + i) * 16, load_across(p, b, (panel + j) * 16, first + i));
+        }
+    }
     for (int64_t i = whole; i < steps; i++)
         for (int64_t j = 0; j < panels * 16; j++)
-            to[(j / 16 * steps + i) * 16 + j % 16] =
-                entry_at(p, &p->g.b, panel * 16 + j, first + i);
+            to[(j / 16 * steps + i) * 16 + j % 16] = entry_at(p, b, panel * 16 + j, first + i);
 }
 
 void VARIANT(gemm_pack_b)(float *to, const struct product *p, int64_t panel, int64_t panels,
@@ -228,12 +240,11 @@ void VARIANT(gemm_pack_b)(float *to, const struct product *p, int64_t panel, int
     const struct operand *b = &p->g.b;
     int64_t whole = b->order == OPERAND_PANELS ? panels : smaller(panels, p->g.cols / 16 - panel);
     if (b->order == OPERAND_COLUMNS) pack_side_by_side(to, p, panel, whole, first, steps);
+    if (b->order == OPERAND_PANELS_ACROSS) pack_across(to, p, panel, whole, first, steps);
     for (int64_t i = 0; i < whole; i++) {
         float *at = to + i * steps * 16;
         if (b->order == OPERAND_PANELS)
             pack_panel(at, p, panel + i, first, steps);
-        else if (b->order == OPERAND_PANELS_ACROSS)
-            pack_across(at, p, panel + i, first, steps);
         else if (b->order == OPERAND_ROWS)
             pack_rows(at, p, (panel + i) * 16, first, steps);
     }
