@@ -95,7 +95,8 @@ int32_t tokenizer_size(const struct tokenizer *tokenizer); /* ids are below this
 
 /* Whether a model of `vocab` ids can have this tokenizer: STATUS_SHAPE, with both sizes, when an
  * ordinary token's id is one that the model lacks. Added tokens beyond the model, and fewer tokens
- * than ids (padding, or another model's tokenizer) are logged as a warning. `name` is the model's, for the message. */
+ * than ids (padding, or another model's tokenizer) are logged as a warning. `name` is the model's,
+ * for the message. */
 enum status tokenizer_check_vocabulary(const struct tokenizer *tokenizer, int64_t vocab,
                                        const char *name);
 size_t tokenizer_max_bytes(const struct tokenizer *tokenizer); /* longest token, decoded */
