@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the bundled base model from nothing: books, tokenizer, token files, training, export.
 #   configs/base/make.sh [FOLDER OF ID.txt]      (without a folder the books are downloaded)
-# Everything lands in build/base; build/base/run/model is what models/base holds.
+# Everything lands in build/base; build/base/stretch/model is what models/base holds.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=build/base
@@ -17,3 +17,4 @@ python3 configs/base/chats.py "$work"/books/train/*.txt > "$work/chats.jsonl"
 "$strata" data tokenize --tokenizer "$work/tokenizer" --out "$work/chats.h5" "$work/chats.jsonl"
 "$strata" train configs/base/train.yaml
 "$strata" train configs/base/anneal.yaml
+"$strata" train configs/base/stretch.yaml
