@@ -62,9 +62,31 @@ refused "a run's folder in use" 2 'another process is training in' "train.out=$f
 exec 9>&-
 touch "$folder/file"
 refused "train.out below a file" 2 "train.out: $folder/file" "train.out=$folder/file/run"
+refused "train.out empty" 2 'train.out is empty' train.out=
+refused "too many tokens at once" 2 'train.micro_batch makes .* at data.sequence_length 5000 is more than 2147483647 tokens' \
+    train.global_batch=10000000 train.micro_batch=1000000 data.sequence_length=5000
+cat >"$folder/huge.json" <<JSON
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 96, "hidden_size": 65536,
+ "intermediate_size": 262144, "num_hidden_layers": 200, "num_attention_heads": 512,
+ "num_key_value_heads": 512, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
+ "rope_theta": 10000.0, "tie_word_embeddings": false, "hidden_act": "silu", "torch_dtype": "float32"}
+JSON
+for n in 1 2; do # 16 bytes for each of 1.4e13 parameters: no machine has them
+    refused "larger than the machine" $n "needs [0-9]{9,}\\.[0-9] MiB on this host .ranks: $n, each [0-9]{9,}\\.[0-9] MiB., where [0-9]+\\.[0-9] MiB are available" \
+        model.path= "model.config=$folder/huge.json"
+done
+# Root may write anywhere: then it is nobody who may not.
+mkdir -m 555 "$folder/closed"
+as_nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups)
 if [ "$(id -u)" -ne 0 ]; then
-    mkdir -m 555 "$folder/closed"
     refused "train.out not writable" 1 "train.out: $folder/closed" "train.out=$folder/closed/run"
+elif chmod 755 "$folder" && "${as_nobody[@]}" "$strata" train --help >/dev/null 2>&1; then
+    printf '#!/bin/sh\nexec %s "%s" "$@"\n' "${as_nobody[*]}" "$strata" >"$folder/strata"
+    chmod 755 "$folder/strata"
+    strata=$folder/strata refused "train.out not writable" 1 "train.out: $folder/closed" \
+        "train.out=$folder/closed/run"
+else
+    echo "skipped: root has no other user to run the program as"
 fi
 
 # A tokenizer in or beside the model tells a wrong token file by its hash.
@@ -91,6 +113,23 @@ fi
 [ $? -eq 2 ] && grep -q "^strata train: unknown option '--dryrun'$" "$folder/log" ||
     fail "an unknown option: $(cat "$folder/log")"
 "$strata" train "$folder/run.yaml" train.steps=1 --help | grep -q '^usage: strata train' || fail "--help at the end"
+
+# A second signal doesn't wait for the step that the first one lets finish.
+"$strata" train "$folder/run.yaml" train.steps=1 train.global_batch=100000 train.micro_batch=100 \
+    "train.out=$folder/hurry" 2>"$folder/log" &
+pid=$!
+until grep -q event=start "$folder/log"; do
+    kill -0 $pid 2>/dev/null || break
+    sleep 0.05
+done
+kill -TERM $pid
+sleep 0.3
+kill -0 $pid 2>/dev/null || fail "one signal ended the run: $(cat "$folder/log")"
+kill -INT $pid
+wait $pid
+code=$?
+[ $code -eq 130 ] && [ ! -e "$folder/hurry/checkpoints" ] ||
+    fail "a second signal: exit code $code: $(cat "$folder/log")"
 
 # A run that goes on must be the run it was.
 ranks_quietly() {
