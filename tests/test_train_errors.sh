@@ -157,12 +157,12 @@ grep -q 'level=info event=finished step=4 steps=4 hint=".*raise train.steps' "$f
     fail "a complete run: $(cat "$folder/log")"
 
 # Other changes are told: a warning a key, with both values; reports and length change silently.
-# changed NAME COUNT ARGUMENTS...: the run goes on with COUNT such warnings.
+# changed NAME COUNT ARGUMENTS...: the run goes on, on $n ranks, with COUNT such warnings.
 changed() {
     local name=$1 count=$2
     shift 2
     cp -r "$out" "$folder/copy"
-    ranks_quietly "${n:-1}" "$strata" train "$folder/run.yaml" "train.out=$folder/copy" "$@"
+    ranks_quietly "$n" "$strata" train "$folder/run.yaml" "train.out=$folder/copy" "$@"
     [ "$(grep -c 'level=warn.* event=resume_changed' "$folder/log")" -eq "$count" ] ||
         fail "$name: $(cat "$folder/log")"
     rm -r "$folder/copy"
@@ -170,18 +170,39 @@ changed() {
 told() { # PATTERN
     grep -qE "event=resume_changed $1" "$folder/log" || fail "no warning like $1: $(cat "$folder/log")"
 }
+n=1 # as the run was, but where a line says otherwise
 changed "nothing but length and reports" 0 train.steps=6 train.log_every=2 train.checkpoint_every=3 \
     train.keep=1 train.export=true train.threads=2
-n=2 changed "rate, schedule and data" 3 train.steps=6 train.lr=5e-4 train.schedule=cosine \
+n=2 changed "rate, schedule and data" 4 train.steps=6 train.lr=5e-4 train.schedule=cosine \
     "data.train=$folder/train.h5,$folder/more files.h5"
+told 'key=ranks was=1 now=2$'
 told 'key=train.lr was=0.001 now=0.0005$'
 told 'key=train.schedule was=constant now=cosine$'
 told "key=data.train was=.* now=\".*more files.h5.*\"\$"
+table=$(grep -oP '(?<=instructions=)\w+' "$folder/log") # of this machine, by itself
+changed "the same instructions by their name" 0 train.steps=6 "train.instructions=$table"
+if [ "$table" != reference ]; then
+    changed "other instructions" 1 train.steps=6 train.instructions=reference
+    told "key=train.instructions was=$table now=reference\$"
+fi
 mv "$folder/train.h5" "$folder/kept.h5" # the same path, the same size, other tokens
 "$make_tokens" "$folder/train.h5" 20 30 95 || exit 1
 changed "other contents" 1 train.steps=6
 told "key=data.train file=$folder/train.h5 was=\"tokens=.*\" now=\"tokens=.*\"\$"
 mv "$folder/kept.h5" "$folder/train.h5"
+
+# Threads change no digit, in a model that is large enough for several.
+sed -e 's/65536/256/; s/262144/768/; s/"num_hidden_layers": 200/"num_hidden_layers": 2/; s/512/4/g; s/: 96/: 1000/' \
+    "$folder/huge.json" >"$folder/wide.json"
+for threads in 1 2 3; do
+    ranks_quietly 1 "$strata" train "$folder/run.yaml" model.path= "model.config=$folder/wide.json" \
+        data.sequence_length=96 train.global_batch=8 train.steps=3 train.export=true train.threads=$threads \
+        "train.out=$folder/threads$threads"
+    losses "$folder/threads$threads" >"$folder/got$threads"
+    cmp "$folder/got1" "$folder/got$threads" &&
+        cmp "$folder"/threads{1,$threads}/model/model.safetensors ||
+        fail "$threads threads change what is computed"
+done
 
 # A step that uses sequences more than once, and more threads than the host has.
 ranks_quietly 1 "$strata" train "$folder/run.yaml" train.steps=1 train.global_batch=1000 "train.out=$folder/many"
