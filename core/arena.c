@@ -4,6 +4,7 @@
 #include "kernels/base/units.h"
 
 #include <assert.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,10 +36,12 @@ void arena_free(struct arena *arena) {
 }
 
 void *arena_push(struct arena *arena, size_t bytes) {
-    size_t rounded = (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
-    size_t start = arena->used;
-    arena->used += rounded;
+    size_t start = arena->used, end;
+    bool overflows = __builtin_add_overflow(start, bytes, &end) ||
+                     __builtin_add_overflow(end, ARENA_ALIGN - 1, &end);
+    arena->used = overflows ? SIZE_MAX : end / ARENA_ALIGN * ARENA_ALIGN;
     if (arena->used > arena->peak) arena->peak = arena->used;
+    if (arena->counting && overflows) return arena->base; /* no address is so far off */
     if (!arena->counting && arena->used > arena->capacity) {
         fprintf(stderr, "bug: arena '%s' of %zu bytes asked for %zu at %zu\n", arena->name,
                 arena->capacity, bytes, start);

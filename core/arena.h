@@ -25,7 +25,7 @@ struct arena {
     bool counting;
 };
 
-/* A counting arena: arena_push only adds up. */
+/* A counting arena: arena_push only adds up; what passes SIZE_MAX stays there. */
 void arena_count(struct arena *arena, const char *name);
 
 /* Allocates `bytes`, zeroed by the system lazily. STATUS_MEMORY names the arena and the size. */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { MAX_ATTEMPTS = 100 };
@@ -58,10 +59,27 @@ static enum status reserve(struct atomic_file *file, uint64_t bytes) {
                        (unsigned long long)bytes, strerror(errno));
 }
 
+/* A rename would put a file where a device, a pipe or a symbolic link stands: those are refused,
+ * and of a link the target is replaced. */
+static enum status find_target(struct atomic_file *file) {
+    struct stat found;
+    if (lstat(file->path, &found) != 0) return STATUS_OK; /* nothing there, or create says why */
+    if (S_ISLNK(found.st_mode)) {
+        char *target = realpath(file->path, NULL);
+        if (!target) return fail_errno(file, "follow");
+        free(file->path);
+        file->path = target;
+        if (lstat(file->path, &found) != 0) return fail_errno(file, "follow");
+    }
+    if (S_ISREG(found.st_mode)) return STATUS_OK;
+    return status_fail(STATUS_IO, "%s: not a regular file", file->path);
+}
+
 enum status atomic_file_create(struct atomic_file *file, const char *path, uint64_t bytes) {
     *file = (struct atomic_file){.path = strdup(path), .descriptor = -1};
     if (!file->path) return status_fail(STATUS_MEMORY, "%s: no memory for a name", path);
-    enum status status = create_temporary(file);
+    enum status status = find_target(file);
+    if (status == STATUS_OK) status = create_temporary(file);
     if (status == STATUS_OK) status = reserve(file, bytes);
     if (status != STATUS_OK) atomic_file_close(file);
     return status;

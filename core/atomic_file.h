@@ -8,14 +8,16 @@
 #include <stdint.h>
 
 struct atomic_file {
-    char *path;
+    char *path;      /* owned; links followed */
     char *temporary; /* NULL while no file is open */
     int descriptor;
 };
 
 /* Creates `path`.tmp-N, with the permissions a new file gets, and takes `bytes` of disk for it (0
- * where the size isn't known): a disk that is too small is told here, not after hours. Like every
- * failure below, STATUS_IO, naming the path and the reason. */
+ * where the size isn't known): a disk that is too small is told here, not after hours. What a
+ * symbolic link points to is replaced, not the link; anything at `path` but a regular file (a
+ * device, a pipe, a folder) is refused. Like every failure below, STATUS_IO, naming the path and
+ * the reason. */
 enum status atomic_file_create(struct atomic_file *file, const char *path, uint64_t bytes);
 
 /* Writes at a byte offset; offsets may come in any order. */

@@ -128,6 +128,7 @@ void head_loss(const struct exec *exec, const struct model *model, const struct 
         if (d_hidden)
             chunk_backward(exec, model, batch, &chunk, x,
                            (char *)d_hidden + (size_t)first * row_bytes);
+        if (exec->scratch->counting) break; /* no chunk takes more than the first */
     }
     arena_release(exec->scratch, mark);
 }

@@ -130,8 +130,20 @@ void checkpoint_directory_sweep(const char *directory) {
     closedir(stream);
 }
 
+/* A name that was just made outlives a crash once the folder that holds it is synced. */
+static enum status sync_parent(const char *path) {
+    struct checkpoint_path parent;
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/') length--;
+    while (length > 0 && path[length - 1] != '/') length--;
+    snprintf(parent.text, sizeof parent.text, "%.*s", (int)length, path);
+    return sync_folder(length ? parent.text : ".");
+}
+
 enum status checkpoint_directory_begin(const char *directory, int64_t step) {
-    if (mkdir(directory, 0777) != 0 && errno != EEXIST) return failed("make", directory);
+    bool made = mkdir(directory, 0777) == 0;
+    if (!made && errno != EEXIST) return failed("make", directory);
+    if (made) TRY(sync_parent(directory));
     checkpoint_directory_sweep(directory);
     struct checkpoint_path temporary = checkpoint_temporary_path(directory, step);
     if (mkdir(temporary.text, 0777) != 0) return failed("make", temporary.text);

@@ -25,11 +25,14 @@ struct checkpoint_path checkpoint_index_path(const struct checkpoint_path *folde
  * not there holds none. */
 enum status checkpoint_directory_list(const char *directory, int64_t **steps, int *count);
 
-/* Makes the directory (its parent must exist), removes leftovers, and makes the empty temporary
- * folder of a step. */
+/* Makes the directory for good (its parent must exist and is synced), removes leftovers, and makes
+ * the empty temporary folder of a step. */
 enum status checkpoint_directory_begin(const char *directory, int64_t step);
 
-/* The temporary folder, its files synced, becomes step-N; an older step-N goes. */
+/* The temporary folder, its files synced, becomes step-N for good; an older step-N goes. A failure
+ * before the rename leaves the directory as it was. When the sync after it fails (STATUS_IO, "can't
+ * sync ..."), step-N is the new folder for every reader, but a crash of the machine may still bring
+ * back what was there before; an older step-N stays until the next sweep. */
 enum status checkpoint_directory_publish(const char *directory, int64_t step);
 
 /* Removes what interrupted writers left. Failures don't matter: the names are never read. */

@@ -156,9 +156,9 @@ static bool dataset_intact(hid_t dataset) {
     bool intact = rows.type > 0 && rows.rank >= 0 && rows.rank <= 2 &&
                   H5Sget_simple_extent_dims(rows.space, rows.dims, NULL) >= 0;
     if (intact) {
-        rows.row_bytes = H5Tget_size(rows.type) * (size_t)rows.dims[1];
-        intact = rows.row_bytes > 0 && read_hash(dataset, &stored) && hash_rows(&rows, &found) &&
-                 stored == found;
+        bool fits = !__builtin_mul_overflow(H5Tget_size(rows.type), rows.dims[1], &rows.row_bytes);
+        intact = fits && rows.row_bytes > 0 && rows.row_bytes < PTRDIFF_MAX &&
+                 read_hash(dataset, &stored) && hash_rows(&rows, &found) && stored == found;
     }
     if (rows.space > 0) H5Sclose(rows.space);
     if (rows.type > 0) H5Tclose(rows.type);

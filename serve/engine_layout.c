@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include "core/memory.h"
 #include "kernels/base/units.h"
 #include "serve/engine_parts.h"
 
@@ -50,23 +51,13 @@ static const struct adapter *widest_adapter(const struct engine_options *options
     return widest;
 }
 
-/* Bytes that the system says can be taken without swapping; 0 when it doesn't say. */
-static size_t available_memory(void) {
-    FILE *file = fopen("/proc/meminfo", "r");
-    if (!file) return 0;
-    char line[256];
-    unsigned long long kib = 0;
-    while (fgets(line, sizeof line, file) && sscanf(line, "MemAvailable: %llu kB", &kib) != 1) {}
-    fclose(file);
-    return (size_t)kib * 1024;
-}
-
 /* Half of what is free once the weights are there: a planned model's are still to come. */
 static size_t room_for_pages(const struct engine *engine) {
     const struct engine_layout *layout = &engine->layout;
     size_t to_come =
         engine->options.model->arena.counting ? layout->weight_bytes + layout->adapter_bytes : 0;
-    size_t available = available_memory();
+    size_t available;
+    if (!memory_available("", &available)) return 0;
     return available > to_come ? (available - to_come) / 2 : 0;
 }
 

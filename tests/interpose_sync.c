@@ -2,7 +2,8 @@
  * writer of checkpoints happens at a moment that the test chose. It concerns files in folders of
  * unfinished checkpoints alone.
  *   STRATA_TEST_KILL_AT_SYNC=N   the process kills itself at its Nth sync
- *   STRATA_TEST_INTERRUPT=1      every other call is interrupted by a signal (EINTR) */
+ *   STRATA_TEST_INTERRUPT=1      every other call is interrupted by a signal (EINTR)
+ *   STRATA_TEST_SYNC_LOG=FILE    a line for every sync of a folder that holds checkpoints/ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -33,8 +34,18 @@ static bool interrupted(int descriptor) {
     return true;
 }
 
+static void write_down(int descriptor) {
+    const char *log = getenv("STRATA_TEST_SYNC_LOG");
+    if (!log || faccessat(descriptor, "checkpoints", F_OK, 0) != 0) return;
+    FILE *file = fopen(log, "a");
+    if (!file) return;
+    fputs("synced\n", file);
+    fclose(file);
+}
+
 INTERPOSED int fsync(int descriptor) {
     static int syncs;
+    write_down(descriptor);
     const char *at = getenv("STRATA_TEST_KILL_AT_SYNC");
     if (at && in_checkpoint(descriptor) && ++syncs == atoi(at)) kill(getpid(), SIGKILL);
     return interrupted(descriptor) ? -1 : (int)syscall(SYS_fsync, descriptor);

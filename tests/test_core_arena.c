@@ -31,10 +31,28 @@ static void test_refusal_names_the_arena(void **state) {
     assert_non_null(strstr(status_message(), "weights"));
 }
 
+/* Sizes that no machine has are counted as the largest, not as what is left after an overflow. */
+static void test_counting_saturates(void **state) {
+    (void)state;
+    struct arena arena;
+    arena_count(&arena, "counted");
+    arena_push(&arena, 100);
+    size_t mark = arena_mark(&arena);
+    arena_push(&arena, SIZE_MAX - 64);
+    assert_true(arena.used == SIZE_MAX && arena.peak == SIZE_MAX);
+    arena_push(&arena, 1);
+    assert_true(arena.used == SIZE_MAX && arena.peak == SIZE_MAX);
+    arena_release(&arena, mark);
+    arena_push(&arena, SIZE_MAX); /* its rounding alone would overflow */
+    assert_true(arena.used == SIZE_MAX);
+    assert_int_equal(arena_create(&arena, "weights", arena.peak), STATUS_MEMORY);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_count_equals_use),
         cmocka_unit_test(test_refusal_names_the_arena),
+        cmocka_unit_test(test_counting_saturates),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

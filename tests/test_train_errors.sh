@@ -62,9 +62,31 @@ refused "a run's folder in use" 2 'another process is training in' "train.out=$f
 exec 9>&-
 touch "$folder/file"
 refused "train.out below a file" 2 "train.out: $folder/file" "train.out=$folder/file/run"
+refused "train.out empty" 2 'train.out is empty' train.out=
+refused "too many tokens at once" 2 'train.micro_batch makes .* at data.sequence_length 5000 is more than 2147483647 tokens' \
+    train.global_batch=10000000 train.micro_batch=1000000 data.sequence_length=5000
+cat >"$folder/huge.json" <<JSON
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 96, "hidden_size": 65536,
+ "intermediate_size": 262144, "num_hidden_layers": 200, "num_attention_heads": 512,
+ "num_key_value_heads": 512, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
+ "rope_theta": 10000.0, "tie_word_embeddings": false, "hidden_act": "silu", "torch_dtype": "float32"}
+JSON
+for n in 1 2; do # 16 bytes for each of 1.4e13 parameters: no machine has them
+    refused "larger than the machine" $n "needs [0-9]{9,}\\.[0-9] MiB on this host .ranks: $n, each [0-9]{9,}\\.[0-9] MiB., where [0-9]+\\.[0-9] MiB are available" \
+        model.path= "model.config=$folder/huge.json"
+done
+# Root may write anywhere: then it is nobody who may not.
+mkdir -m 555 "$folder/closed"
+as_nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups)
 if [ "$(id -u)" -ne 0 ]; then
-    mkdir -m 555 "$folder/closed"
     refused "train.out not writable" 1 "train.out: $folder/closed" "train.out=$folder/closed/run"
+elif chmod 755 "$folder" && "${as_nobody[@]}" "$strata" train --help >/dev/null 2>&1; then
+    printf '#!/bin/sh\nexec %s "%s" "$@"\n' "${as_nobody[*]}" "$strata" >"$folder/strata"
+    chmod 755 "$folder/strata"
+    strata=$folder/strata refused "train.out not writable" 1 "train.out: $folder/closed" \
+        "train.out=$folder/closed/run"
+else
+    echo "skipped: root has no other user to run the program as"
 fi
 
 # A tokenizer in or beside the model tells a wrong token file by its hash.
@@ -92,6 +114,23 @@ fi
     fail "an unknown option: $(cat "$folder/log")"
 "$strata" train "$folder/run.yaml" train.steps=1 --help | grep -q '^usage: strata train' || fail "--help at the end"
 
+# A second signal doesn't wait for the step that the first one lets finish.
+"$strata" train "$folder/run.yaml" train.steps=1 train.global_batch=100000 train.micro_batch=100 \
+    "train.out=$folder/hurry" 2>"$folder/log" &
+pid=$!
+until grep -q event=start "$folder/log"; do
+    kill -0 $pid 2>/dev/null || break
+    sleep 0.05
+done
+kill -TERM $pid
+sleep 0.3
+kill -0 $pid 2>/dev/null || fail "one signal ended the run: $(cat "$folder/log")"
+kill -INT $pid
+wait $pid
+code=$?
+[ $code -eq 130 ] && [ ! -e "$folder/hurry/checkpoints" ] ||
+    fail "a second signal: exit code $code: $(cat "$folder/log")"
+
 # A run that goes on must be the run it was.
 ranks_quietly() {
     (ranks "$@") >"$folder/log" 2>&1 || { cat "$folder/log"; fail "$*"; }
@@ -118,12 +157,12 @@ grep -q 'level=info event=finished step=4 steps=4 hint=".*raise train.steps' "$f
     fail "a complete run: $(cat "$folder/log")"
 
 # Other changes are told: a warning a key, with both values; reports and length change silently.
-# changed NAME COUNT ARGUMENTS...: the run goes on with COUNT such warnings.
+# changed NAME COUNT ARGUMENTS...: the run goes on, on $n ranks, with COUNT such warnings.
 changed() {
     local name=$1 count=$2
     shift 2
     cp -r "$out" "$folder/copy"
-    ranks_quietly "${n:-1}" "$strata" train "$folder/run.yaml" "train.out=$folder/copy" "$@"
+    ranks_quietly "$n" "$strata" train "$folder/run.yaml" "train.out=$folder/copy" "$@"
     [ "$(grep -c 'level=warn.* event=resume_changed' "$folder/log")" -eq "$count" ] ||
         fail "$name: $(cat "$folder/log")"
     rm -r "$folder/copy"
@@ -131,18 +170,39 @@ changed() {
 told() { # PATTERN
     grep -qE "event=resume_changed $1" "$folder/log" || fail "no warning like $1: $(cat "$folder/log")"
 }
+n=1 # as the run was, but where a line says otherwise
 changed "nothing but length and reports" 0 train.steps=6 train.log_every=2 train.checkpoint_every=3 \
     train.keep=1 train.export=true train.threads=2
-n=2 changed "rate, schedule and data" 3 train.steps=6 train.lr=5e-4 train.schedule=cosine \
+n=2 changed "rate, schedule and data" 4 train.steps=6 train.lr=5e-4 train.schedule=cosine \
     "data.train=$folder/train.h5,$folder/more files.h5"
+told 'key=ranks was=1 now=2$'
 told 'key=train.lr was=0.001 now=0.0005$'
 told 'key=train.schedule was=constant now=cosine$'
 told "key=data.train was=.* now=\".*more files.h5.*\"\$"
+table=$(grep -oP '(?<=instructions=)\w+' "$folder/log") # of this machine, by itself
+changed "the same instructions by their name" 0 train.steps=6 "train.instructions=$table"
+if [ "$table" != reference ]; then
+    changed "other instructions" 1 train.steps=6 train.instructions=reference
+    told "key=train.instructions was=$table now=reference\$"
+fi
 mv "$folder/train.h5" "$folder/kept.h5" # the same path, the same size, other tokens
 "$make_tokens" "$folder/train.h5" 20 30 95 || exit 1
 changed "other contents" 1 train.steps=6
 told "key=data.train file=$folder/train.h5 was=\"tokens=.*\" now=\"tokens=.*\"\$"
 mv "$folder/kept.h5" "$folder/train.h5"
+
+# Threads change no digit, in a model that is large enough for several.
+sed -e 's/65536/256/; s/262144/768/; s/"num_hidden_layers": 200/"num_hidden_layers": 2/; s/512/4/g; s/: 96/: 1000/' \
+    "$folder/huge.json" >"$folder/wide.json"
+for threads in 1 2 3; do
+    ranks_quietly 1 "$strata" train "$folder/run.yaml" model.path= "model.config=$folder/wide.json" \
+        data.sequence_length=96 train.global_batch=8 train.steps=3 train.export=true train.threads=$threads \
+        "train.out=$folder/threads$threads"
+    losses "$folder/threads$threads" >"$folder/got$threads"
+    cmp "$folder/got1" "$folder/got$threads" &&
+        cmp "$folder"/threads{1,$threads}/model/model.safetensors ||
+        fail "$threads threads change what is computed"
+done
 
 # A step that uses sequences more than once, and more threads than the host has.
 ranks_quietly 1 "$strata" train "$folder/run.yaml" train.steps=1 train.global_batch=1000 "train.out=$folder/many"

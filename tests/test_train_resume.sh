@@ -141,6 +141,13 @@ for kind in "${kinds[@]}"; do
     fi
 done
 
+# The name of the new folder of checkpoints is made to last, once.
+read -r n arguments <<<"${kinds[0]}"
+# shellcheck disable=SC2086
+(interposed STRATA_TEST_SYNC_LOG="$folder/syncs"; run "$n" "$folder/named" $arguments train.steps=6) \
+    2>"$folder/log" || { cat "$folder/log"; fail "named"; }
+[ "$(cat "$folder/syncs")" = synced ] || fail "checkpoints/ was not synced into its folder once: $(cat "$folder/syncs")"
+
 # Calls that a signal interrupts are made again: nobody notices.
 read -r n arguments <<<"${kinds[0]}"
 # shellcheck disable=SC2086

@@ -88,9 +88,6 @@ static double compare_losses(const char *fixture_name, const char *model, const 
         struct step_report report;
         assert_ok(trainer_step(&run.trainer, &report));
         double difference = fabs(report.loss - (double)want[step]);
-        if (tolerance > 1)
-            fprintf(stderr, "%s %d %.5f %.5f  %.2e\n", fixture_name, step, report.loss,
-                    (double)want[step], difference);
         worst = difference > worst ? difference : worst;
         if (!(difference <= tolerance))
             fail_msg("%s %s step %d: loss %.7f, want %.7f", fixture_name, which, step + 1,

@@ -26,9 +26,15 @@ enum { EXIT_STOPPED = 75, LEAVE_SECONDS = 30 };
 /* A handler can reach nothing but a global. */
 static volatile sig_atomic_t stop_requested;
 
+/* SIGTERM and SIGINT are meant the second time they come: whoever doesn't want to wait for a
+ * checkpoint, or for weights that are still being read, ends the process at once. SIGUSR1, which
+ * launchers hand on, may come as often as they like. */
 static void request_stop(int signal) {
-    (void)signal;
+    const struct sigaction at_once = {.sa_handler = SIG_DFL};
     stop_requested = 1;
+    if (signal == SIGUSR1) return;
+    sigaction(SIGTERM, &at_once, NULL);
+    sigaction(SIGINT, &at_once, NULL);
 }
 
 static void catch_signals(void) {
@@ -223,13 +229,14 @@ static enum status print_plan(const struct run_options *options, const struct pa
 }
 
 static void print_usage(FILE *out) {
-    fprintf(out,
-            "usage: strata train CONFIG.yaml [--dry-run] [key=value ...]   (in any order)\n\n"
-            "Trains or fine-tunes as the run file says; docs/config.md lists its keys. Started\n"
-            "plainly, by mpirun -n N, or by srun --mpi=pmix. A run that was interrupted goes on\n"
-            "from its newest checkpoint when the same command is given again; SIGTERM, SIGINT and\n"
-            "SIGUSR1 make it write one and exit with 75.\n\n"
-            "  --dry-run    print the bytes that a rank would allocate, and end\n");
+    fprintf(
+        out,
+        "usage: strata train CONFIG.yaml [--dry-run] [key=value ...]   (in any order)\n\n"
+        "Trains or fine-tunes as the run file says; docs/config.md lists its keys. Started\n"
+        "plainly, by mpirun -n N, or by srun --mpi=pmix. A run that was interrupted goes on\n"
+        "from its newest checkpoint when the same command is given again; SIGTERM, SIGINT and\n"
+        "SIGUSR1 make it write one and exit with 75; a second SIGTERM or SIGINT ends it at once.\n\n"
+        "  --dry-run    print the bytes that a rank would allocate, and end\n");
 }
 
 struct arguments {
@@ -289,7 +296,7 @@ int cmd_train(int argc, char **argv) {
         fprintf(stderr, "strata train: %s\n", status_message());
         return 1;
     }
-    catch_signals();
+    if (!arguments.dry_run) catch_signals(); /* which has no checkpoint to write */
     enum status status = train_or_plan(&parallel, &arguments);
     if (status == STATUS_PEER) parallel_abort(&parallel, "training"); /* others may be waiting */
     if (status != STATUS_OK && parallel.world.rank == 0)

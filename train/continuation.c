@@ -12,6 +12,8 @@ struct found {
     char *family;
     int64_t layers, hidden, ffn, heads, kv_heads, head_dim, vocabulary;
     bool tied;
+    char *instructions; /* the op table that was taken; "" in checkpoints that didn't keep it */
+    int64_t ranks;      /* 0 in those */
     struct config_list train, validation; /* a text a file (loader_describe_file) */
 };
 
@@ -26,6 +28,8 @@ static const struct config_row found_rows[] = {
     {"head_dim", CONFIG_INT, FIELD(head_dim), "0", .help = "model"},
     {"vocabulary", CONFIG_INT, FIELD(vocabulary), "0", .help = "model"},
     {"tied", CONFIG_BOOL, FIELD(tied), "false", .help = "model"},
+    {"instructions", CONFIG_STRING, FIELD(instructions), "", .help = "op table"},
+    {"ranks", CONFIG_INT, FIELD(ranks), "0", .help = "of the job"},
     {"train", CONFIG_LIST, FIELD(train), "", .help = "contents of the files of data.train"},
     {"validation", CONFIG_LIST, FIELD(validation), "", .help = "of the files of data.validation"},
 };
@@ -72,8 +76,11 @@ static enum status fill_found(const struct trainer *t, struct found *found) {
                             .kv_heads = c->kv_heads,
                             .head_dim = c->head_dim,
                             .vocabulary = c->vocab,
-                            .tied = c->tied};
-    if (!found->family) return status_fail(STATUS_MEMORY, "no memory to describe the model");
+                            .tied = c->tied,
+                            .instructions = strdup(t->kernels->name),
+                            .ranks = t->parallel->world.size};
+    if (!found->family || !found->instructions)
+        return status_fail(STATUS_MEMORY, "no memory to describe the model");
     TRY(describe_files(t->train, data->train.count, &found->train));
     return t->validation ? describe_files(t->validation, data->validation.count, &found->validation)
                          : STATUS_OK;
@@ -109,11 +116,12 @@ static const char *const fixed[] = {
     "data.sequence_length", "data.packing",       "data.shuffle", NULL};
 /* And what decides which tensors an adapter has, unless it was read from a directory. */
 static const char *const fixed_lora[] = {"lora.rank", "lora.targets", NULL};
-/* Length, reports, and what changes no result. */
+/* Length, reports, and what changes no result: every sum has an order of its own, whatever the
+ * threads. Of the instructions it is the table they chose that counts (check_found). */
 static const char *const free_keys[] = {
-    "train.steps",          "train.epochs",           "train.out",  "train.log_every",
-    "train.validate_every", "train.checkpoint_every", "train.keep", "train.export",
-    "train.resume",         "train.threads",          NULL};
+    "train.steps",          "train.epochs",           "train.out",          "train.log_every",
+    "train.validate_every", "train.checkpoint_every", "train.keep",         "train.export",
+    "train.resume",         "train.threads",          "train.instructions", NULL};
 
 struct check {
     const struct trainer *trainer;
@@ -146,11 +154,25 @@ static enum status check_option(const struct config_change *change, void *contex
     return STATUS_OK;
 }
 
-static enum status check_shape(const struct config_change *change, void *context) {
+/* Other instructions and another number of ranks add up in another order: the last digits of what
+ * follows are not those of the run that was. */
+static void tell_arithmetic(const struct check *check, const struct config_change *change) {
+    bool instructions = strcmp(change->key, "found.instructions") == 0;
+    const struct found *was = &check->was->found;
+    bool known = instructions ? *was->instructions : was->ranks > 0;
+    if (check->tell && known)
+        tell_change(instructions ? "train.instructions" : "ranks", NULL, change->was, change->is);
+}
+
+static enum status check_found(const struct config_change *change, void *context) {
     const struct check *check = context;
     char what[64];
     if (strcmp(change->key, "found.train") == 0 || strcmp(change->key, "found.validation") == 0)
         return STATUS_OK; /* files are compared one by one */
+    if (strcmp(change->key, "found.instructions") == 0 || strcmp(change->key, "found.ranks") == 0) {
+        tell_arithmetic(check, change);
+        return STATUS_OK;
+    }
     snprintf(what, sizeof what, ": the model's %s", strchr(change->key, '.') + 1);
     return refuse(*check->trainer->options->model.path ? "model.path" : "model.config", what,
                   change->was, change->is);
@@ -178,7 +200,7 @@ static enum status compare(const struct trainer *t, struct run_record *was, bool
     struct check check = {t, was, tell};
     enum status status = STATUS_OK;
     if (was->found.layers) /* checkpoints before strata kept this don't know */
-        status = config_compare(before + RUN_TABLES, after + RUN_TABLES, 1, check_shape, &check);
+        status = config_compare(before + RUN_TABLES, after + RUN_TABLES, 1, check_found, &check);
     if (status == STATUS_OK)
         status = config_compare(before, after, RUN_TABLES, check_option, &check);
     if (status == STATUS_OK && tell) {

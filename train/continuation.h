@@ -1,7 +1,8 @@
 /* What a run was when a checkpoint of it was written, against what it is now.
  *
  * A checkpoint's config holds the run's options and, under `found`, what the files that they name
- * held: the model's shape and each token file's size and hash. A run that goes on may not change
+ * held: the model's shape and each token file's size and hash; the op table and the number of ranks
+ * too, which decide the last digits. A run that goes on may not change
  * what decides which tensors there are and which samples a step sees; other changes are its user's
  * to make and are told, one warning a key; how long a run is and how often it reports changes
  * silently. */

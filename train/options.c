@@ -109,6 +109,7 @@ void run_options_tables(struct run_options *options, struct config_table tables[
 enum status run_options_check(const struct run_options *options) {
     const struct train_options *train = &options->train;
     bool has_path = *options->model.path, has_config = *options->model.config;
+    if (!*train->out) return status_fail(STATUS_CONFIG, "train.out is empty: name a directory");
     if (has_path == has_config)
         return status_fail(STATUS_CONFIG,
                            "exactly one of model.path (trained weights) and model.config (random "

@@ -3,6 +3,7 @@
 #include "train/trainer.h"
 
 #include "core/log.h"
+#include "core/memory.h"
 #include "kernels/base/units.h"
 #include "train/checkpoints.h"
 
@@ -109,6 +110,12 @@ static enum status plan_microbatches(struct trainer *t, int ranks) {
     const struct train_options *o = &t->options->train;
     int64_t share = loader_share(o->global_batch, 0, ranks).count;
     t->micro_sequences = o->micro_batch ? min_i64(o->micro_batch, share) : share;
+    int64_t length = t->options->data.sequence_length;
+    if (t->micro_sequences > INT32_MAX / length) /* segments begin at int32_t offsets */
+        return status_fail(STATUS_CONFIG,
+                           "train.micro_batch makes a rank run %lld sequences at once, which at "
+                           "data.sequence_length %lld is more than %d tokens: lower one of them",
+                           (long long)t->micro_sequences, (long long)length, INT32_MAX);
     t->micro_count = (int)((share + t->micro_sequences - 1) / t->micro_sequences);
     t->micro = calloc((size_t)t->micro_count, sizeof *t->micro);
     if (!t->micro) return status_fail(STATUS_MEMORY, "no memory for %d batches", t->micro_count);
@@ -274,6 +281,22 @@ static int choose_threads(const struct train_options *o, const struct parallel *
     return threads;
 }
 
+/* A run that is too large would be killed by the system somewhere, without a word. */
+static enum status check_memory(const struct run_options *options,
+                                const struct parallel *parallel) {
+    struct trainer_memory memory;
+    size_t together, available;
+    TRY(trainer_plan(options, parallel->world.size, &memory));
+    size_t bytes = trainer_memory_total(&memory);
+    if (__builtin_mul_overflow(bytes, (size_t)parallel->node_size, &together)) together = SIZE_MAX;
+    if (!memory_available("", &available) || together <= available) return STATUS_OK;
+    return status_fail(STATUS_MEMORY,
+                       "the run needs %.1f MiB on this host (ranks: %d, each %.1f MiB), where %.1f "
+                       "MiB are available: lower train.micro_batch or data.sequence_length, set "
+                       "train.recompute to full, or train a smaller model",
+                       to_mib(together), parallel->node_size, to_mib(bytes), to_mib(available));
+}
+
 enum status trainer_open(struct trainer *t, const struct run_options *options,
                          struct parallel *parallel) {
     memset(t, 0, sizeof *t);
@@ -281,7 +304,9 @@ enum status trainer_open(struct trainer *t, const struct run_options *options,
     t->parallel = parallel;
     t->best_loss = INFINITY;
     t->threads = choose_threads(&options->train, parallel);
-    enum status status = parallel_agree(&parallel->world, open_parts(t));
+    /* agreed on before any rank takes what another one would then miss */
+    enum status status = parallel_agree(&parallel->world, check_memory(options, parallel));
+    if (status == STATUS_OK) status = parallel_agree(&parallel->world, open_parts(t));
     if (status == STATUS_OK)
         status =
             options->train.resume == RESUME_AUTO ? checkpoints_resume(t) : checkpoints_refuse(t);
@@ -309,6 +334,16 @@ void trainer_close(struct trainer *t) {
 int64_t trainer_trained(const struct trainer *t) {
     int64_t total = 0;
     for (int i = 0; i < t->param_count; i++) total += t->params[i]->w.rows * t->params[i]->w.cols;
+    return total;
+}
+
+size_t trainer_memory_total(const struct trainer_memory *memory) {
+    const size_t parts[] = {memory->weights,   memory->adapter,     memory->gradients,
+                            memory->optimizer, memory->activations, memory->scratch,
+                            memory->batches};
+    size_t total = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (__builtin_add_overflow(total, parts[i], &total)) return SIZE_MAX;
     return total;
 }
 

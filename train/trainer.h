@@ -60,7 +60,8 @@ struct step_report {
 };
 
 /* Loads or makes everything and goes back to the newest checkpoint where there is one. Options are
- * borrowed. On failure all is freed. Collective. */
+ * borrowed. On failure all is freed. STATUS_MEMORY before anything is allocated when the ranks of a
+ * host would together take more than memory_available. Collective. */
 enum status trainer_open(struct trainer *trainer, const struct run_options *options,
                          struct parallel *parallel);
 void trainer_close(struct trainer *trainer); /* may be called twice, and on a zeroed struct */
@@ -89,9 +90,7 @@ struct trainer_memory trainer_memory(const struct trainer *trainer);
 enum status trainer_plan(const struct run_options *options, int ranks,
                          struct trainer_memory *memory);
 
-static inline size_t trainer_memory_total(const struct trainer_memory *memory) {
-    return memory->weights + memory->adapter + memory->gradients + memory->optimizer +
-           memory->activations + memory->scratch + memory->batches;
-}
+/* The sum; SIZE_MAX stands for all that is more. */
+size_t trainer_memory_total(const struct trainer_memory *memory);
 
 #endif
