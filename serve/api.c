@@ -1,7 +1,7 @@
 #define _GNU_SOURCE
 #include "serve/api.h"
 
-#include "core/printable.h"
+#include "kernels/base/printable.h"
 #include "kernels/base/rng.h"
 
 #include <stdio.h>
