@@ -64,6 +64,12 @@ void server_too_large(void *context, size_t limit, struct http_reply *reply) {
     api_error(reply, 413, NULL, "body_too_large", message);
 }
 
+void server_two_lengths(void *context, struct http_reply *reply) {
+    (void)context;
+    api_error(reply, 400, NULL, "two_content_lengths",
+              "the request has two Content-Length headers that differ");
+}
+
 static const char *error_type(int status) {
     if (status == 404) return "not_found_error";
     if (status == 503) return "overloaded_error";

@@ -15,7 +15,7 @@ fail() {
 
 # Serves $1, and leaves the texts of two greedy completions in $work/$2.
 complete() {
-    "$strata" serve "$1" --port 0 --threads 2 --context 256 >"$work/$2.log" 2>"$work/$2.err" &
+    "$strata" serve "$1" --port 0 --threads 1 --context 256 >"$work/$2.log" 2>"$work/$2.err" &
     server=$!
     url=
     for _ in $(seq 600); do
