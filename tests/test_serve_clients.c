@@ -94,7 +94,8 @@ static void test_two_lengths_are_refused(void **state) {
                              "POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
                              "%sContent-Length: %s\r\n\r\n%s",
                              i < 2 ? "" : "Connection: close\r\n", lengths[i],
-                             "{\"prompt\": \"x\", \"max_tokens\": 1}");
+                             /* an unread body would reset the connection under the reply */
+                             i < 2 ? "" : "{\"prompt\": \"x\", \"max_tokens\": 1}");
         int fd = http_connect(site->port);
         assert_int_equal(send(fd, request, (size_t)bytes, MSG_NOSIGNAL), bytes);
         read_rest(fd, reply, sizeof reply); /* until the server closes */
