@@ -9,7 +9,7 @@
  * last one) this reader asks for what ggml's own reader asks for. */
 #include "core/model_file_internal.h"
 
-#include "core/printable.h"
+#include "kernels/base/printable.h"
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>

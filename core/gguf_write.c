@@ -1,7 +1,7 @@
 #include "core/gguf_write.h"
 
 #include "core/model_file_internal.h"
-#include "core/printable.h"
+#include "kernels/base/printable.h"
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>

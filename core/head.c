@@ -76,8 +76,8 @@ static void add_losses(const struct exec *exec, const struct batch *batch,
         if (token_loss) token_loss[t] = value;
         if (batch->targets[t] >= 0) *loss += (double)batch->loss_weights[t] * (double)value;
         if (!isfinite(value))
-            stream_fail(exec->stream, STATUS_NUMERIC, "head_loss", "loss of token %lld is %g",
-                        (long long)t, (double)value);
+            stream_fail(exec->stream, STATUS_NUMERIC, "head_loss", "loss of token %lld is %s",
+                        (long long)t, isnan(value) ? "not a number" : "infinite");
     }
 }
 

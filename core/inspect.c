@@ -1,7 +1,7 @@
 #include "core/inspect.h"
 
 #include "core/model_file.h"
-#include "core/printable.h"
+#include "kernels/base/printable.h"
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>

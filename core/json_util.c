@@ -1,7 +1,6 @@
 #define _GNU_SOURCE
 #include "core/json_util.h"
 
-#include "core/printable.h"
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -31,18 +30,20 @@ static bool too_deep(const char *bytes, size_t size) {
 }
 
 enum status json_parse_bytes(json_t **root, const char *bytes, size_t size, const char *what,
-                             bool unique_keys) {
+                             size_t flags) {
+    const char *name = what ? what : "", *colon = what ? ": " : "";
     *root = NULL;
     if (too_deep(bytes, size))
-        return status_fail(STATUS_FORMAT, "%s: JSON is nested deeper than %d", what,
+        return status_fail(STATUS_FORMAT, "%s%sJSON is nested deeper than %d", name, colon,
                            JSON_MAX_DEPTH);
     json_error_t error;
-    *root = json_loadb(bytes, size, unique_keys ? JSON_REJECT_DUPLICATES : 0, &error);
+    *root = json_loadb(bytes, size, flags, &error);
     if (*root) return STATUS_OK;
-    char reason[PRINTABLE_SIZE];
-    printable(reason, sizeof reason, error.text, strlen(error.text));
-    return status_fail(STATUS_FORMAT, "%s: not valid JSON at line %d, column %d: %s", what,
-                       error.line, error.column, reason);
+    if (!what && error.line == 1)
+        return status_fail(STATUS_FORMAT, "not valid JSON at column %d: %s", error.column,
+                           error.text);
+    return status_fail(STATUS_FORMAT, "%s%snot valid JSON at line %d, column %d: %s", name, colon,
+                       error.line, error.column, error.text);
 }
 
 static enum status read_whole(const char *path, FILE *in, char **bytes, size_t *size) {
@@ -69,7 +70,7 @@ enum status json_parse_file(json_t **root, const char *path) {
     size_t size = 0;
     enum status status = read_whole(path, in, &bytes, &size);
     fclose(in);
-    if (status == STATUS_OK) status = json_parse_bytes(root, bytes, size, path, false);
+    if (status == STATUS_OK) status = json_parse_bytes(root, bytes, size, path, 0);
     free(bytes);
     return status;
 }

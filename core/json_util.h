@@ -14,11 +14,14 @@ enum {
     JSON_MAX_FILE_BYTES = 256 * 1000000, /* the largest tokenizer.json is about 35 MB */
 };
 
-/* A document of `size` bytes (no NUL needed). `what` names it in messages, which are one line.
- * `unique_keys` refuses an object with a key twice; otherwise the last one counts. The caller gives
- * *root back with json_decref. On failure *root is NULL and the status STATUS_FORMAT. */
+/* A document of `size` bytes (no NUL needed). `what` names it in messages, which are one line; NULL
+ * where the caller's status_context does (its first line then counts as part of a larger file and
+ * is not numbered). `flags` are jansson's, 0 or of JSON_REJECT_DUPLICATES (a
+ * key twice in an object is refused; else the last one counts), JSON_ALLOW_NUL (\u0000 in a string)
+ * and JSON_DECODE_ANY (not only an object or an array). The caller gives *root back with
+ * json_decref. On failure *root is NULL and the status STATUS_FORMAT. */
 enum status json_parse_bytes(json_t **root, const char *bytes, size_t size, const char *what,
-                             bool unique_keys);
+                             size_t flags);
 
 /* A whole file of at most JSON_MAX_FILE_BYTES, named by its path. STATUS_IO when unreadable. */
 enum status json_parse_file(json_t **root, const char *path);

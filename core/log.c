@@ -1,7 +1,7 @@
 #define _GNU_SOURCE
 #include "core/log.h"
 
-#include "core/printable.h"
+#include "kernels/base/printable.h"
 
 #include <stdarg.h>
 #include <stdbool.h>

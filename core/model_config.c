@@ -5,6 +5,7 @@
 #include "core/path_hint.h"
 #include "core/weights.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -49,6 +50,22 @@ static double read_number(struct reader *reader, const char *key, double fallbac
     return fallback;
 }
 
+enum status model_config_check_number(const char *name, const char *key, double value, double low,
+                                      double high) {
+    if (isfinite(value) && value >= low && value <= high) return STATUS_OK;
+    return status_fail(STATUS_FORMAT, "%s: %s is %g, not from %g to %g", name, key, value, low,
+                       high);
+}
+
+/* A number from the smallest positive one to `high`. */
+static double read_positive(struct reader *reader, const char *key, double high, double fallback) {
+    double value = read_number(reader, key, fallback);
+    if (reader->status == STATUS_OK)
+        reader->status =
+            model_config_check_number(reader->name, key, value, MODEL_LEAST_NUMBER, high);
+    return value;
+}
+
 static bool read_bool(struct reader *reader, const char *key, bool fallback) {
     keep_first(reader,
                json_field_bool(reader->object, reader->name, key, JSON_OPTIONAL, &fallback));
@@ -91,10 +108,32 @@ static enum status read_rope_type(struct rope_config *rope, const char *type, co
                        name, type);
 }
 
+static void read_rope_numbers(struct rope_config *rope, struct reader *reader) {
+    const struct {
+        const char *key;
+        double *value;
+        double low;
+    } rows[] = {{"factor", &rope->factor, MODEL_LEAST_NUMBER},
+                {"low_freq_factor", &rope->low_frequency_factor, MODEL_LEAST_NUMBER},
+                {"high_freq_factor", &rope->high_frequency_factor, MODEL_LEAST_NUMBER},
+                {"beta_fast", &rope->beta_fast, MODEL_LEAST_NUMBER},
+                {"beta_slow", &rope->beta_slow, MODEL_LEAST_NUMBER},
+                {"attention_factor", &rope->attention_factor, 0.0}, /* 0 is none */
+                {"mscale", &rope->mscale, 0.0},
+                {"mscale_all_dim", &rope->mscale_all_dim, 0.0}};
+    rope->theta = read_positive(reader, "rope_theta", MODEL_MOST_THETA, rope->theta);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        *rows[i].value = read_number(reader, rows[i].key, *rows[i].value);
+        if (reader->status == STATUS_OK)
+            reader->status = model_config_check_number(reader->name, rows[i].key, *rows[i].value,
+                                                       rows[i].low, MODEL_MOST_ROPE_FACTOR);
+    }
+}
+
 /* transformers 4 writes rope_theta and rope_scaling, 5 writes rope_parameters with both. */
 static enum status read_rope(struct model_config *config, struct reader *reader) {
     struct rope_config *rope = &config->rope;
-    rope->theta = read_number(reader, "rope_theta", 10000.0);
+    rope->theta = read_positive(reader, "rope_theta", MODEL_MOST_THETA, 10000.0);
     rope->factor = 1.0;
     rope->original_context = config->max_context;
     rope->context = config->max_context;
@@ -107,27 +146,16 @@ static enum status read_rope(struct model_config *config, struct reader *reader)
     if (!object) object = reader_get(reader, "rope_scaling");
     if (!object) return STATUS_OK;
     if (!json_is_object(object))
-        return status_fail(STATUS_CONFIG, "%s: rope_parameters must be an object", reader->name);
+        return status_fail(STATUS_FORMAT, "%s: rope_parameters must be an object", reader->name);
     struct reader inner = {.name = reader->name, .object = object};
     const char *type = json_string_value(reader_get(&inner, "rope_type"));
     if (!type) type = json_string_value(reader_get(&inner, "type"));
     if (type) TRY(read_rope_type(rope, type, reader->name));
-    rope->theta = read_number(&inner, "rope_theta", rope->theta);
-    rope->factor = read_number(&inner, "factor", 1.0);
-    rope->low_frequency_factor = read_number(&inner, "low_freq_factor", rope->low_frequency_factor);
-    rope->high_frequency_factor =
-        read_number(&inner, "high_freq_factor", rope->high_frequency_factor);
-    rope->beta_fast = read_number(&inner, "beta_fast", rope->beta_fast);
-    rope->beta_slow = read_number(&inner, "beta_slow", rope->beta_slow);
-    rope->attention_factor = read_number(&inner, "attention_factor", 0.0);
-    rope->mscale = read_number(&inner, "mscale", 0.0);
-    rope->mscale_all_dim = read_number(&inner, "mscale_all_dim", 0.0);
+    read_rope_numbers(rope, &inner);
     rope->truncate = read_bool(&inner, "truncate", true);
     rope->original_context =
         read_integer(&inner, "original_max_position_embeddings", 1, INT32_MAX, config->max_context);
     if (inner.status != STATUS_OK) return inner.status;
-    if (!(rope->factor > 0.0))
-        return status_fail(STATUS_CONFIG, "%s: rope factor must be positive", reader->name);
     return STATUS_OK;
 }
 
@@ -143,7 +171,7 @@ static enum status read_windows(struct model_config *config, struct reader *read
         qwen ? read_integer(reader, "max_window_layers", 0, INT32_MAX, config->layers) : 0;
     const json_t *types = reader_get(reader, "layer_types");
     if (types && json_array_size(types) != (size_t)config->layers)
-        return status_fail(STATUS_CONFIG, "%s: layer_types has %zu entries for %d layers",
+        return status_fail(STATUS_FORMAT, "%s: layer_types has %zu entries for %d layers",
                            reader->name, json_array_size(types), config->layers);
     for (int layer = 0; layer < config->layers; layer++) {
         const char *type = json_string_value(json_array_get(types, (size_t)layer));
@@ -188,16 +216,16 @@ static void read_family_options(struct model_config *config, struct reader *read
 static enum status check_shape(const struct model_config *config, const struct reader *reader) {
     if (reader->status != STATUS_OK) return reader->status;
     if (!config->vocab || !config->hidden || !config->ffn || !config->layers || !config->heads)
-        return status_fail(STATUS_CONFIG,
+        return status_fail(STATUS_FORMAT,
                            "%s: needs vocab_size, hidden_size, intermediate_size, "
                            "num_hidden_layers and num_attention_heads",
                            reader->name);
     if (config->heads % config->kv_heads != 0)
-        return status_fail(STATUS_CONFIG,
+        return status_fail(STATUS_FORMAT,
                            "%s: num_attention_heads %d is not a multiple of num_key_value_heads %d",
                            reader->name, config->heads, config->kv_heads);
     if (config->head_dim % 2 != 0)
-        return status_fail(STATUS_CONFIG, "%s: head_dim %d is odd, which RoPE can't pair",
+        return status_fail(STATUS_FORMAT, "%s: head_dim %d is odd, which RoPE can't pair",
                            reader->name, config->head_dim);
     const char *activation = json_string_value(reader_get(reader, "hidden_act"));
     if (activation && strcmp(activation, "silu") != 0)
@@ -220,7 +248,7 @@ static enum status read_object(struct model_config *config, struct reader *reade
                                          config->heads ? config->heads : 1);
     int64_t even_split = config->heads ? config->hidden / config->heads : 0;
     config->head_dim = (int)read_integer(reader, "head_dim", 1, 1024, even_split);
-    config->norm_eps = (float)read_number(reader, "rms_norm_eps", 1e-6);
+    config->norm_eps = (float)read_positive(reader, "rms_norm_eps", 1.0, 1e-6);
     config->max_context = read_integer(reader, "max_position_embeddings", 1, INT32_MAX, 2048);
     config->bos = (int32_t)read_integer(reader, "bos_token_id", -1, INT32_MAX, -1);
     config->dtype = read_dtype(reader);
@@ -248,7 +276,7 @@ static enum status read_root(struct model_config *config, json_t *root, const ch
 enum status model_config_parse_hf(struct model_config *config, const char *json, size_t bytes,
                                   const char *name) {
     json_t *root;
-    TRY(json_parse_bytes(&root, json, bytes, name, true));
+    TRY(json_parse_bytes(&root, json, bytes, name, JSON_REJECT_DUPLICATES));
     return read_root(config, root, name);
 }
 

@@ -39,6 +39,15 @@ struct model_config {
 /* "llama", "mistral", "qwen2", "qwen3" */
 const char *model_family_name(enum model_family family);
 
+/* What a configuration's numbers may be. Outside of it a model computes NaN or nonsense. */
+#define MODEL_LEAST_NUMBER 1e-30 /* of what must be positive; as float it is still no zero */
+#define MODEL_MOST_THETA 1e30
+#define MODEL_MOST_ROPE_FACTOR 1e6
+
+/* STATUS_FORMAT, naming file, key and value, unless low <= value <= high; NaN never is. */
+enum status model_config_check_number(const char *name, const char *key, double value, double low,
+                                      double high);
+
 /* From a directory's config.json and, when there, generation_config.json. */
 enum status model_config_read_hf(struct model_config *config, const char *directory);
 

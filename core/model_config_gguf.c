@@ -38,10 +38,14 @@ static int64_t integer_or(const struct metadata *metadata, const char *rest, int
     return value && gguf_get_i64(value, 0, &number) ? number : fallback;
 }
 
-static double number_or(const struct metadata *metadata, const char *rest, double fallback) {
+/* *out stays where the key is missing or no number; what is outside of low..high is refused. */
+static enum status read_number(const struct metadata *metadata, const char *rest, double low,
+                               double high, double *out) {
     const struct gguf_value *value = find(metadata, rest);
-    double number;
-    return value && gguf_get_f64(value, 0, &number) ? number : fallback;
+    char key[128];
+    if (!value || !gguf_get_f64(value, 0, out)) return STATUS_OK;
+    snprintf(key, sizeof key, "%s.%s", metadata->architecture, rest);
+    return model_config_check_number(metadata->file->path, key, *out, low, high);
 }
 
 static enum status read_architecture(struct model_config *config, struct metadata *metadata) {
@@ -64,13 +68,24 @@ static enum status read_architecture(struct model_config *config, struct metadat
 
 static enum status read_rope(struct model_config *config, const struct metadata *metadata) {
     struct rope_config *rope = &config->rope;
-    rope->theta = number_or(metadata, "rope.freq_base", 10000.0);
-    rope->factor = number_or(metadata, "rope.scaling.factor", 1.0);
+    double multiplier = 1.0;
+    rope->theta = 10000.0;
+    rope->factor = 1.0;
+    rope->beta_fast = 32.0;
+    rope->beta_slow = 1.0;
+    TRY(read_number(metadata, "rope.freq_base", MODEL_LEAST_NUMBER, MODEL_MOST_THETA,
+                    &rope->theta));
+    TRY(read_number(metadata, "rope.scaling.factor", 0.0, MODEL_MOST_ROPE_FACTOR, &rope->factor));
+    if (rope->factor == 0.0) rope->factor = 1.0; /* some writers' word for no scaling */
+    TRY(read_number(metadata, "rope.scaling.yarn_beta_fast", MODEL_LEAST_NUMBER,
+                    MODEL_MOST_ROPE_FACTOR, &rope->beta_fast));
+    TRY(read_number(metadata, "rope.scaling.yarn_beta_slow", MODEL_LEAST_NUMBER,
+                    MODEL_MOST_ROPE_FACTOR, &rope->beta_slow));
+    TRY(read_number(metadata, "rope.scaling.attn_factor", MODEL_LEAST_NUMBER,
+                    MODEL_MOST_ROPE_FACTOR, &multiplier));
     rope->context = config->max_context;
     rope->original_context =
         integer_or(metadata, "rope.scaling.original_context_length", config->max_context);
-    rope->beta_fast = number_or(metadata, "rope.scaling.yarn_beta_fast", 32.0);
-    rope->beta_slow = number_or(metadata, "rope.scaling.yarn_beta_slow", 1.0);
     rope->truncate = true;
     const struct gguf_value *type = find(metadata, "rope.scaling.type");
     struct gguf_string name = {"none", 4};
@@ -79,8 +94,7 @@ static enum status read_rope(struct model_config *config, const struct metadata 
         rope->scaling = ROPE_SCALING_LINEAR;
     } else if (name.bytes == 4 && memcmp(name.text, "yarn", 4) == 0) {
         rope->scaling = ROPE_SCALING_YARN; /* whose own factor the file's multiplies */
-        rope->attention_factor =
-            number_or(metadata, "rope.scaling.attn_factor", 1.0) * (0.1 * log(rope->factor) + 1.0);
+        rope->attention_factor = multiplier * (0.1 * log(rope->factor) + 1.0);
     } else if (!(name.bytes == 4 && memcmp(name.text, "none", 4) == 0)) {
         return status_fail(STATUS_UNSUPPORTED, "%s: rope scaling '%.*s' is not none, linear, yarn",
                            metadata->file->path, (int)name.bytes, name.text);
@@ -140,7 +154,9 @@ static enum status read_shape(struct model_config *config, const struct metadata
         return status_fail(STATUS_FORMAT, "%s: head dimension %lld is not an even number to 1024",
                            metadata->file->path, (long long)head_dim);
     config->head_dim = (int)head_dim;
-    config->norm_eps = (float)number_or(metadata, "attention.layer_norm_rms_epsilon", 1e-5);
+    double eps = 1e-5;
+    TRY(read_number(metadata, "attention.layer_norm_rms_epsilon", MODEL_LEAST_NUMBER, 1.0, &eps));
+    config->norm_eps = (float)eps;
     return STATUS_OK;
 }
 

@@ -3,8 +3,8 @@
 
 #include "core/model_file_internal.h"
 #include "core/path_hint.h"
-#include "core/printable.h"
 #include "core/text.h"
+#include "kernels/base/printable.h"
 #include "kernels/dequantize.h"
 #include <assert.h>
 #include <dirent.h>

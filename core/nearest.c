@@ -23,6 +23,11 @@ int edit_distance(const char *a, const char *b) {
     return row[columns];
 }
 
+bool nearest_is_near(const char *a, const char *b, int distance) {
+    size_t longer = strlen(a) > strlen(b) ? strlen(a) : strlen(b);
+    return 2 * (size_t)distance <= longer;
+}
+
 const char *nearest_word(const char *word, const char *const *words, int count) {
     const char *best = NULL;
     int least = INT_MAX;
@@ -32,5 +37,5 @@ const char *nearest_word(const char *word, const char *const *words, int count) 
         least = distance;
         best = words[i];
     }
-    return best;
+    return best && nearest_is_near(word, best, least) ? best : NULL;
 }

@@ -8,7 +8,7 @@
 #include "core/model_file_internal.h"
 
 #include "core/json_util.h"
-#include "core/printable.h"
+#include "kernels/base/printable.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -203,7 +203,7 @@ enum status safetensors_parse(struct model_file *file, const struct model_source
                            bytes);
     json_t *header;
     TRY(json_parse_bytes(&header, (const char *)source->bytes + sizeof bytes, (size_t)bytes,
-                         "header", true));
+                         "header", JSON_REJECT_DUPLICATES));
     struct entry *entries = calloc(json_object_size(header) + 1, sizeof *entries);
     enum status status = STATUS_OK;
     if (!json_is_object(header))

@@ -1,6 +1,6 @@
 #include "core/safetensors_write.h"
 
-#include "core/printable.h"
+#include "kernels/base/printable.h"
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -49,7 +49,9 @@ int subcommands_run(const struct subcommand *rows, int count, const char *progra
         return about ? run_row(&rows[found], program, 2, asked)
                      : run_row(&rows[found], program, argc - 1, argv + 1);
     for (int i = 0; i < count; i++) names[i] = rows[i].name;
-    fprintf(stderr, "%s: there is no command '%s'; the nearest is '%s' (%s --help lists all)\n",
-            program, name, nearest_word(name, names, count), program);
+    const char *nearest = nearest_word(name, names, count);
+    fprintf(stderr, "%s: there is no command '%s'%s%s%s (%s --help lists all)\n", program, name,
+            nearest ? "; the nearest is '" : "", nearest ? nearest : "", nearest ? "'" : "",
+            program);
     return 2;
 }

@@ -2,7 +2,7 @@
 #include "core/tensor_sink.h"
 
 #include "core/model_file_internal.h"
-#include "core/printable.h"
+#include "kernels/base/printable.h"
 #include "kernels/dequantize.h"
 #include <assert.h>
 #include <stdlib.h>

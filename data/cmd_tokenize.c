@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "data/commands.h"
 
+#include "core/json_util.h"
 #include "core/options.h"
 #include "data/tokenizer.h"
 #include <errno.h>
@@ -106,14 +107,12 @@ static enum status run_lines(const struct tokenizer *tokenizer, const struct opt
     struct token_list ids = {0};
     enum status status = STATUS_OK;
     while (status == STATUS_OK && (bytes = getline(&line, &capacity, stdin)) >= 0) {
-        json_error_t error;
+        json_t *json;
         number++;
         if (bytes == 0 || strspn(line, " \t\r\n") == (size_t)bytes) continue;
-        json_t *json = json_loadb(line, (size_t)bytes, JSON_ALLOW_NUL, &error);
         ids.count = 0;
-        if (!json)
-            status = status_fail(STATUS_FORMAT, "JSON: %s", error.text);
-        else
+        status = json_parse_bytes(&json, line, (size_t)bytes, NULL, JSON_ALLOW_NUL);
+        if (status == STATUS_OK)
             status = options->decode ? line_ids(tokenizer, options, json, &ids)
                                      : line_text(tokenizer, options, json, &ids);
         json_decref(json);

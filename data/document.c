@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "data/document.h"
 
+#include "core/json_util.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -208,11 +209,9 @@ static enum status build_record(struct document *document, const struct document
     document->tokens.count = 0;
     if (!record->json && !rules->tokenizer) return no_tokenizer();
     if (!record->json) return build_text(document, rules, record->text, record->bytes);
-    json_error_t error;
-    json_t *json = json_loadb(record->text, record->bytes,
-                              JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
-    if (!json)
-        return status_fail(STATUS_FORMAT, "is not JSON: %s (column %d)", error.text, error.column);
+    json_t *json;
+    TRY(json_parse_bytes(&json, record->text, record->bytes, NULL,
+                         JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES | JSON_DECODE_ANY));
     enum status status = build_json(document, rules, json);
     json_decref(json);
     return status;

@@ -53,9 +53,8 @@ static enum status push_line(struct token_lines *lines, const json_t *line, int6
 
 static enum status parse_line(struct token_lines *lines, const char *text, size_t bytes,
                               int64_t vocab, int64_t context) {
-    json_error_t error;
-    json_t *line = json_loadb(text, bytes, JSON_ALLOW_NUL, &error);
-    if (!line) return status_fail(STATUS_FORMAT, "JSON: %s", error.text);
+    json_t *line;
+    TRY(json_parse_bytes(&line, text, bytes, NULL, JSON_ALLOW_NUL));
     enum status status = push_line(lines, line, vocab, context);
     json_decref(line);
     return status;

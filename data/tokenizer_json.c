@@ -3,6 +3,7 @@
  * Face tokenizers (serialisation of Tokenizer). */
 #include "data/tokenizer_json.h"
 
+#include "core/json_util.h"
 #include "data/utf8.h"
 #include <stdlib.h>
 #include <string.h>
@@ -271,9 +272,8 @@ static enum status read_root(struct tokenizer *tokenizer, const json_t *root) {
 }
 
 enum status tokenizer_read_json(struct tokenizer *tokenizer, const char *text, size_t bytes) {
-    json_error_t error;
-    json_t *root = json_loadb(text, bytes, JSON_ALLOW_NUL, &error);
-    if (!root) return status_fail(STATUS_FORMAT, "JSON, line %d: %s", error.line, error.text);
+    json_t *root;
+    TRY(json_parse_bytes(&root, text, bytes, NULL, JSON_ALLOW_NUL));
     enum status status = read_root(tokenizer, root);
     json_decref(root);
     return status;

@@ -1,7 +1,7 @@
 #define _GNU_SOURCE
 #include "serve/api.h"
 
-#include "core/printable.h"
+#include "kernels/base/printable.h"
 #include "kernels/base/rng.h"
 
 #include <stdio.h>
@@ -62,6 +62,12 @@ void server_too_large(void *context, size_t limit, struct http_reply *reply) {
     snprintf(message, sizeof message, "the request's body is larger than the limit of %zu bytes",
              limit);
     api_error(reply, 413, NULL, "body_too_large", message);
+}
+
+void server_two_lengths(void *context, struct http_reply *reply) {
+    (void)context;
+    api_error(reply, 400, NULL, "two_content_lengths",
+              "the request has two Content-Length headers that differ");
 }
 
 static const char *error_type(int status) {

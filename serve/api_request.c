@@ -284,7 +284,7 @@ static bool check_together(struct api_request *request, struct api_problem *prob
 
 json_t *api_parse_object(const char *text, size_t bytes, struct api_problem *problem) {
     json_t *root;
-    if (json_parse_bytes(&root, text, bytes, "the body", false) != STATUS_OK) {
+    if (json_parse_bytes(&root, text, bytes, "the body", 0) != STATUS_OK) {
         api_refuse(problem, NULL, "%s", status_message());
         return NULL;
     }

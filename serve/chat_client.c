@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "serve/chat_client.h"
 
+#include "core/json_util.h"
 #include "serve/grow.h"
 
 #include <curl/curl.h>
@@ -60,7 +61,8 @@ static enum status take_line(struct answer *answer) {
         line += 6;
         bytes -= 6;
     }
-    json_t *json = json_loadb(line, bytes, 0, NULL);
+    json_t *json; /* NULL for a line that is none, such as [DONE] */
+    (void)json_parse_bytes(&json, line, bytes, "the reply", 0);
     const char *error =
         json_string_value(json_object_get(json_object_get(json, "error"), "message"));
     const json_t *choice = json_array_get(json_object_get(json, "choices"), 0);

@@ -31,6 +31,7 @@ static enum status local_open(struct local_server *local, const struct serving_o
         .max_body_bytes = (size_t)64 << 20,
         .route = server_route,
         .too_large = server_too_large,
+        .two_lengths = server_two_lengths,
         .context = &local->server,
     };
     enum status status = http_open(&local->http, &http);

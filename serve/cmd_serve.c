@@ -76,6 +76,7 @@ static enum status start(struct run *run) {
         .max_body_bytes = (size_t)(o->max_body_mib * 1024.0 * 1024.0),
         .route = server_route,
         .too_large = server_too_large,
+        .two_lengths = server_two_lengths,
         .context = &run->server,
     };
     TRY(http_open(&run->http, &http));

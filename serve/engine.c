@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "kernels/base/clock.h"
+#include "serve/deadline.h"
 #include "serve/engine_parts.h"
 
 #include <stdlib.h>
@@ -193,12 +194,8 @@ enum status engine_open(struct engine **out, const struct engine_options *option
     if (!engine) return status_fail(STATUS_MEMORY, "no memory for the engine");
     engine->options = *options;
     pthread_mutex_init(&engine->lock, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&engine->news, NULL);
-    pthread_cond_init(&engine->idle, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    deadline_init(&engine->idle);
     enum status status = engine_lay_out(engine);
     if (status == STATUS_OK) status = warm_up(engine);
     if (status == STATUS_OK && pthread_create(&engine->thread, NULL, serve, engine) != 0)
@@ -231,13 +228,7 @@ void engine_close(struct engine *engine) {
 }
 
 bool engine_drain(struct engine *engine, double seconds) {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    double fraction = seconds - (double)(int64_t)seconds;
-    until.tv_sec += (time_t)seconds;
-    until.tv_nsec += (long)(fraction * 1e9);
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
+    const struct timespec until = deadline_after(seconds);
     pthread_mutex_lock(&engine->lock);
     engine->refusing = true;
     int result = 0;

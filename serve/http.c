@@ -2,6 +2,7 @@
 #include "serve/http.h"
 
 #include "core/log.h"
+#include "serve/deadline.h"
 #include "serve/grow.h"
 #include "serve/http_parts.h"
 
@@ -111,7 +112,7 @@ enum status http_open(struct http_server **out, const struct http_options *optio
     server->options = *options;
     server->port = port_of(fd);
     pthread_mutex_init(&server->lock, NULL);
-    pthread_cond_init(&server->quiet, NULL);
+    deadline_init(&server->quiet);
     unsigned int flags =
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG;
     /* A pool of one is refused by the library: leaving it out is one thread. */
@@ -142,12 +143,7 @@ void http_refuse(struct http_server *server) {
 }
 
 static void wait_quiet(struct http_server *server, double seconds) {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += (time_t)seconds;
-    until.tv_nsec += (long)((seconds - (double)(time_t)seconds) * 1e9);
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
+    const struct timespec until = deadline_after(seconds);
     int result = 0;
     pthread_mutex_lock(&server->lock);
     while (server->exchanges && result == 0)

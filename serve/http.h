@@ -50,6 +50,8 @@ struct http_options {
     size_t max_body_bytes; /* more is answered with `too_large` */
     http_route *route;
     void (*too_large)(void *context, size_t limit, struct http_reply *reply);
+    /* two Content-Length headers that differ (RFC 9112, 6.3) */
+    void (*two_lengths)(void *context, struct http_reply *reply);
     void *context;
 };
 

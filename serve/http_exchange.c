@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -162,6 +163,8 @@ static enum MHD_Result queue_reply(struct http_exchange *exchange, bool stream) 
     if (stream) MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-cache");
     if (reply->status == MHD_HTTP_METHOD_NOT_ALLOWED)
         MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, "GET, POST");
+    if (exchange->two_lengths)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
     pthread_mutex_lock(&exchange->lock);
     exchange->queued = true;
     pthread_mutex_unlock(&exchange->lock);
@@ -182,7 +185,9 @@ static enum MHD_Result answer(struct http_exchange *exchange) {
             .body = exchange->body ? exchange->body : "",
             .bytes = exchange->bytes,
         };
-        if (exchange->too_large)
+        if (exchange->two_lengths)
+            options->two_lengths(options->context, &exchange->reply);
+        else if (exchange->too_large)
             options->too_large(options->context, options->max_body_bytes, &exchange->reply);
         else
             exchange->source =
@@ -207,9 +212,23 @@ static enum status keep_body(struct http_exchange *exchange, const char *upload,
     return STATUS_OK;
 }
 
-/* The headers are there. A body that is announced as too large is refused at once where the client
- * asks first (Expect: 100-continue) or where it is too long to swallow. */
+/* One header line; `context` is an exchange. */
+static enum MHD_Result compare_length(void *context, enum MHD_ValueKind kind, const char *name,
+                                      const char *value) {
+    (void)kind;
+    struct http_exchange *exchange = context;
+    if (strcasecmp(name, MHD_HTTP_HEADER_CONTENT_LENGTH) != 0) return MHD_YES;
+    const char *first = MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND, name);
+    if (strcmp(value ? value : "", first ? first : "") != 0) exchange->two_lengths = true;
+    return MHD_YES;
+}
+
+/* The headers are there. Where two lengths are announced nobody knows where the body ends: it is
+ * refused and the connection closed. A body that is announced as too large is refused at once where
+ * the client asks first (Expect: 100-continue) or where it is too long to swallow. */
 static enum MHD_Result begin(struct http_exchange *exchange) {
+    MHD_get_connection_values(exchange->connection, MHD_HEADER_KIND, compare_length, exchange);
+    if (exchange->two_lengths) return answer(exchange);
     const char *length = MHD_lookup_connection_value(exchange->connection, MHD_HEADER_KIND,
                                                      MHD_HTTP_HEADER_CONTENT_LENGTH);
     const char *expect =

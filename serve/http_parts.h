@@ -25,7 +25,7 @@ struct http_exchange {
     char *method, *path;
     char *body;
     size_t bytes, capacity;
-    bool too_large, routed, done;
+    bool too_large, two_lengths, routed, done;
     struct http_reply reply;
     size_t sent; /* bytes of reply.body that left already */
     struct http_source *source;

@@ -31,5 +31,6 @@ struct server {
  * context is the server. */
 http_route server_route;
 void server_too_large(void *context, size_t limit, struct http_reply *reply);
+void server_two_lengths(void *context, struct http_reply *reply);
 
 #endif

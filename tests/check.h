@@ -15,6 +15,10 @@
 
 #include "kernels/base/status.h"
 
+/* JSON of 150 lists inside each other: more than core/json_util.h takes. */
+#define LISTS_30 "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["
+#define NESTED_JSON LISTS_30 LISTS_30 LISTS_30 LISTS_30 LISTS_30
+
 #define assert_ok(call)                                                                            \
     do {                                                                                           \
         if ((call) != STATUS_OK) fail_msg("%s: %s", #call, status_message());                      \

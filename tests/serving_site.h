@@ -49,6 +49,7 @@ static inline void site_start(struct site *site, bool adapter) {
         .max_body_bytes = (size_t)(site->options.max_body_mib * (1 << 20)),
         .route = server_route,
         .too_large = server_too_large,
+        .two_lengths = server_two_lengths,
         .context = &site->server,
     };
     assert_ok(http_open(&site->http, &http));

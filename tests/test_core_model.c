@@ -261,6 +261,54 @@ static void test_random_weights_are_the_same_for_any_threads(void **state) {
     }
 }
 
+/* A configuration that would compute NaN or nonsense is refused, naming the key and its value. */
+static void test_absurd_numbers_are_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *fields, *reason;
+    } cases[] = {
+        {"\"rope_theta\": 0", "rope_theta is 0, not from"},
+        {"\"rope_theta\": -1e4", "rope_theta is -10000, not from"},
+        {"\"rope_theta\": 1e300", "rope_theta is 1e+300, not from"},
+        {"\"rope_theta\": 1e999", "not valid JSON"},
+        {"\"rms_norm_eps\": 0", "rms_norm_eps is 0, not from"},
+        {"\"rms_norm_eps\": -1e-6", "rms_norm_eps is -1e-06, not from"},
+        {"\"rms_norm_eps\": 1.5", "rms_norm_eps is 1.5, not from"},
+        {"\"rope_parameters\": {\"rope_theta\": -5.5}", "rope_theta is -5.5, not from"},
+        {"\"rope_scaling\": {\"type\": \"linear\", \"factor\": 0}", "factor is 0, not from"},
+        {"\"rope_scaling\": {\"type\": \"linear\", \"factor\": 1e7}", "factor is 1e+07, not"},
+        {"\"rope_scaling\": {\"type\": \"llama3\", \"low_freq_factor\": -1}",
+         "low_freq_factor is -1"},
+        {"\"rope_scaling\": {\"type\": \"llama3\", \"high_freq_factor\": 2e6}",
+         "high_freq_factor is 2e+06"},
+        {"\"rope_scaling\": {\"type\": \"yarn\", \"beta_fast\": 0}", "beta_fast is 0"},
+        {"\"rope_scaling\": {\"type\": \"yarn\", \"attention_factor\": -1}",
+         "attention_factor is -1"},
+        {"\"rope_scaling\": {\"type\": \"yarn\", \"mscale\": 1e9}", "mscale is 1e+09"},
+        {"\"rope_scaling\": 5", "must be an object"},
+        {"\"head_dim\": 7", "head_dim 7 is odd"},
+    };
+    struct model_config config;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[1024];
+        int bytes = snprintf(text, sizeof text,
+                             "{\"model_type\": \"llama\", \"vocab_size\": 9, \"hidden_size\": 8, "
+                             "\"intermediate_size\": 8, \"num_hidden_layers\": 1, "
+                             "\"num_attention_heads\": 2, %s}",
+                             cases[i].fields);
+        /* not STATUS_CONFIG, which commands take for their own options' faults */
+        assert_int_equal(model_config_parse_hf(&config, text, (size_t)bytes, "config.json"),
+                         STATUS_FORMAT);
+        if (strncmp(status_message(), "config.json: ", 13) != 0 ||
+            !strstr(status_message(), cases[i].reason))
+            fail_msg("%s: %s", cases[i].fields, status_message());
+    }
+    static const double wrong[] = {NAN, INFINITY, -INFINITY, 0.0, 1.1};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        assert_int_equal(model_config_check_number("f", "k", wrong[i], 1e-9, 1.0), STATUS_FORMAT);
+    assert_ok(model_config_check_number("f", "k", 1.0, 1e-9, 1.0));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forward_matches_transformers),
@@ -268,6 +316,7 @@ int main(void) {
         cmocka_unit_test(test_old_configs_read_alike),
         cmocka_unit_test(test_adapters_match_peft),
         cmocka_unit_test(test_recomputation_changes_no_bit),
+        cmocka_unit_test(test_absurd_numbers_are_refused),
         cmocka_unit_test(test_random_weights_are_the_same_for_any_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,8 +4,8 @@
 
 #include "core/json_util.h"
 #include "core/model_config.h"
-#include "core/printable.h"
 #include "core/safetensors_write.h"
+#include "kernels/base/printable.h"
 
 /* A file of this header text and so many bytes of zeros; in memory of exactly its size, so that
  * the address sanitizer sees a read past it. */
@@ -105,7 +105,7 @@ static void test_deep_nesting_is_refused(void **state) {
     char text[1024] = "[\"\\\"";
     memset(text + 4, '[', 900);
     strcpy(text + 904, "\"]");
-    assert_ok(json_parse_bytes(&root, text, strlen(text), "text", true));
+    assert_ok(json_parse_bytes(&root, text, strlen(text), "text", JSON_REJECT_DUPLICATES));
     json_decref(root);
 }
 
@@ -384,9 +384,10 @@ static void test_json_fields(void **state) {
     double real = 0;
     bool flag = false;
     const char *string = "default";
-    assert_int_equal(json_parse_bytes(&root, text, strlen(text), "c.json", true), STATUS_FORMAT);
+    assert_int_equal(json_parse_bytes(&root, text, strlen(text), "c.json", JSON_REJECT_DUPLICATES),
+                     STATUS_FORMAT);
     assert_null(root);
-    assert_ok(json_parse_bytes(&root, text, strlen(text), "c.json", false));
+    assert_ok(json_parse_bytes(&root, text, strlen(text), "c.json", 0));
     assert_ok(json_field_i64(root, "c.json", "i", JSON_REQUIRED, 0, 10, &integer));
     assert_int_equal(integer, 6);
     assert_ok(json_field_f64(root, "c.json", "i", JSON_REQUIRED, &real));

@@ -230,8 +230,9 @@ static void test_broken_lines_are_named(void **state) {
     static const struct {
         const char *line, *want;
     } cases[] = {
-        {"{\"text\": \"a\"", "is not JSON"},
-        {"{\"text\": \"a\", \"text\": \"b\"}", "is not JSON"},
+        {"{\"text\": \"a\"", "not valid JSON at column"},
+        {"{\"text\": \"a\", \"text\": \"b\"}", "not valid JSON at column"},
+        {NESTED_JSON, "nested deeper than 128"},
         {"[1]", "is not a JSON object"},
         {"{}", "must have one of"},
         {"{\"text\": \"a\", \"tokens\": [1]}", "must have one of"},

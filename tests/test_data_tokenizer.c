@@ -307,6 +307,7 @@ static void test_broken_files(void **state) {
         const char *name, *text, *says;
     } rows[] = {
         {"tokenizer.json", "{", "JSON"},
+        {"tokenizer.json", "{\"model\": " NESTED_JSON, "nested deeper than 128"},
         {"tokenizer.json", "[]", ""},
         {"tokenizer.json", "{}", "no model"},
         {"tokenizer.json", "{\"model\":{\"type\":\"WordPiece\"}}", "WordPiece"},

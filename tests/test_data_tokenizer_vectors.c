@@ -1,5 +1,5 @@
-/* Every vector of ids that the data folder holds for a vocabulary that is there too. Each test says
- * how many it compared. */
+/* The project's own vectors of ids, and every one that the data folder holds for a vocabulary that
+ * is there too. Each test says how many it compared. */
 #define _GNU_SOURCE
 #include "data/tokenizer.h"
 #include "tests/check.h"
@@ -120,6 +120,36 @@ static void done(size_t compared, size_t expected) {
 
 static const char tinyllama[] = "tok_hf_json/llama2_tinyllama/tokenizer.json";
 static const char gpt2[] = "tok_hf_json/gpt2/tokenizer.json";
+
+/* Awkward texts by the project's own vocabulary, with ids by `tokenizers` (tests/peers). */
+static void test_own_vocabulary(void **state) {
+    (void)state;
+    struct tokenizer *tokenizer = NULL;
+    assert_ok(tokenizer_open(&tokenizer, "models/base/tokenizer.json"));
+    json_t *root = json_load_file("tests/fixtures/vectors/ids.json", JSON_ALLOW_NUL, NULL);
+    size_t index;
+    const json_t *entry;
+    json_array_foreach(root, index, entry) {
+        const json_t *text = json_object_get(entry, "text"), *ids = json_object_get(entry, "ids");
+        const json_t *decoded = json_object_get(entry, "decoded");
+        size_t count = json_array_size(ids), bytes;
+        int32_t *list = malloc((count + 1) * sizeof *list);
+        char *back;
+        expect_json(tokenizer, text, TOKENIZER_PARSE_SPECIAL, ids, "ids");
+        expect_json(tokenizer, text, TOKENIZER_PARSE_SPECIAL | TOKENIZER_ADD_SPECIAL,
+                    json_object_get(entry, "with_special"), "with_special");
+        for (size_t i = 0; i < count; i++)
+            list[i] = (int32_t)json_integer_value(json_array_get(ids, i));
+        assert_ok(tokenizer_decode(tokenizer, list, count, true, &back, &bytes));
+        assert_int_equal(bytes, json_string_length(decoded));
+        assert_memory_equal(back, json_string_value(decoded), bytes);
+        free(back);
+        free(list);
+    }
+    json_decref(root);
+    tokenizer_close(tokenizer);
+    done(index, 64);
+}
 
 static const json_t *input_named(const json_t *inputs, const char *id) {
     size_t index;
@@ -596,12 +626,12 @@ static void test_round_trips(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_multilingual),      cmocka_unit_test(test_second_set),
-        cmocka_unit_test(test_single_texts),      cmocka_unit_test(test_many_models),
-        cmocka_unit_test(test_ggml_vocabularies), cmocka_unit_test(test_phi2),
-        cmocka_unit_test(test_tiktoken_source),   cmocka_unit_test(test_tiktoken_plans),
-        cmocka_unit_test(test_mistral_requests),  cmocka_unit_test(test_tok512),
-        cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_own_vocabulary), cmocka_unit_test(test_multilingual),
+        cmocka_unit_test(test_second_set),     cmocka_unit_test(test_single_texts),
+        cmocka_unit_test(test_many_models),    cmocka_unit_test(test_ggml_vocabularies),
+        cmocka_unit_test(test_phi2),           cmocka_unit_test(test_tiktoken_source),
+        cmocka_unit_test(test_tiktoken_plans), cmocka_unit_test(test_mistral_requests),
+        cmocka_unit_test(test_tok512),         cmocka_unit_test(test_round_trips),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -52,12 +52,28 @@ static void test_first_failure_sticks(void **state) {
     assert_ok(stream_check(&stream));
 }
 
+/* What a message quotes from a file can't move a terminal's cursor or begin a second line. */
+static void test_messages_are_printable(void **state) {
+    (void)state;
+    assert_int_equal(status_fail(STATUS_FORMAT, "file '%s'", "x\x1b[31m\n\xc3\xa9\xff\xc2\x9b"),
+                     STATUS_FORMAT);
+    assert_string_equal(status_message(), "file 'x\\x1b[31m\\x0a\xc3\xa9\\xff\\xc2\\x9b'");
+    assert_int_equal(status_context(STATUS_IO, "in\t%s", "\x7f"), STATUS_IO);
+    assert_string_equal(status_message(),
+                        "in\\x09\\x7f: file 'x\\x1b[31m\\x0a\xc3\xa9\\xff\\xc2\\x9b'");
+    char most[2000];
+    memset(most, '\n', sizeof most - 1);
+    most[sizeof most - 1] = '\0';
+    status_fail(STATUS_IO, "%s", most);
+    assert_true(strlen(status_message()) < 1024);
+    assert_null(strchr(status_message(), '\n'));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_half_round_trip),
-        cmocka_unit_test(test_bfloat_rounds_to_even),
-        cmocka_unit_test(test_philox_known_answers),
-        cmocka_unit_test(test_first_failure_sticks),
+        cmocka_unit_test(test_half_round_trip),        cmocka_unit_test(test_bfloat_rounds_to_even),
+        cmocka_unit_test(test_philox_known_answers),   cmocka_unit_test(test_first_failure_sticks),
+        cmocka_unit_test(test_messages_are_printable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -166,6 +166,38 @@ static void test_goldens_bit_for_bit(void **state) {
     model_file_close(&file);
 }
 
+/* Blocks of random bytes and their values as PyPI's `gguf` package reads them (tests/peers). */
+static void test_blocks_as_the_gguf_package_reads_them(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        enum dtype type;
+    } cases[] = {
+        {"F16", DTYPE_F16},       {"BF16", DTYPE_BF16},     {"Q4_0", DTYPE_Q4_0},
+        {"Q4_1", DTYPE_Q4_1},     {"Q5_0", DTYPE_Q5_0},     {"Q5_1", DTYPE_Q5_1},
+        {"Q8_0", DTYPE_Q8_0},     {"Q2_K", DTYPE_Q2_K},     {"Q3_K", DTYPE_Q3_K},
+        {"Q4_K", DTYPE_Q4_K},     {"Q5_K", DTYPE_Q5_K},     {"Q6_K", DTYPE_Q6_K},
+        {"IQ4_NL", DTYPE_IQ4_NL}, {"IQ4_XS", DTYPE_IQ4_XS},
+    };
+    struct model_file file;
+    assert_ok(model_file_open(&file, "tests/fixtures/vectors/blocks.safetensors", false));
+    assert_int_equal(file.tensor_count, 2 * sizeof cases / sizeof *cases);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "%s.bytes", cases[i].name);
+        const struct file_tensor *bytes = model_file_find(&file, name);
+        snprintf(name, sizeof name, "%s.values", cases[i].name);
+        const struct file_tensor *want = model_file_find(&file, name);
+        assert_true(bytes && want && want->elements > 0);
+        assert_int_equal(bytes->bytes, dtype_bytes(cases[i].type, (size_t)want->elements));
+        float *got = malloc(want->bytes);
+        assert_true(dequantize(got, cases[i].type, bytes->data, (size_t)want->elements));
+        if (memcmp(got, want->data, want->bytes) != 0) fail_msg("%s differs", cases[i].name);
+        free(got);
+    }
+    model_file_close(&file);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f16_reads_every_value),
@@ -174,6 +206,7 @@ int main(void) {
         cmocka_unit_test(test_q8_0_is_within_half_a_step),
         cmocka_unit_test(test_q8_0_edges),
         cmocka_unit_test(test_others_are_refused),
+        cmocka_unit_test(test_blocks_as_the_gguf_package_reads_them),
         cmocka_unit_test(test_goldens_bit_for_bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

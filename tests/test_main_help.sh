@@ -30,6 +30,7 @@ says 0 "^example: strata data bpe " data bpe -h
 says 0 "^usage: strata COMMAND" -h
 says 2 "^usage: strata COMMAND"
 says 2 "no command 'trian'; the nearest is 'train'" trian
+says 2 "no command 'bench' \(" bench
 says 2 "no command 'sever'; the nearest is 'serve'" sever --port 1
 says 2 "no command 'tokenise'; the nearest is 'tokenize'" data tokenise x
 says 2 "unknown option '--adaptor'; the nearest is --adapter" convert a b --adaptor c

@@ -82,6 +82,34 @@ static void test_idle_and_slow_clients(void **state) {
     for (int i = 0; i < IDLE; i++) close(idle[i]);
 }
 
+/* A proxy might take the other length, and see another request where this one ends. */
+static void test_two_lengths_are_refused(void **state) {
+    const struct site *site = *state;
+    static const char *const lengths[] = {"32\r\nContent-Length: 5", "5\r\nContent-Length: 32",
+                                          "32\r\ncontent-length: 32"};
+    for (size_t i = 0; i < 3; i++) {
+        static char reply[1 << 16];
+        char request[512];
+        int bytes = snprintf(request, sizeof request,
+                             "POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+                             "%sContent-Length: %s\r\n\r\n%s",
+                             i < 2 ? "" : "Connection: close\r\n", lengths[i],
+                             /* an unread body would reset the connection under the reply */
+                             i < 2 ? "" : "{\"prompt\": \"x\", \"max_tokens\": 1}");
+        int fd = http_connect(site->port);
+        assert_int_equal(send(fd, request, (size_t)bytes, MSG_NOSIGNAL), bytes);
+        read_rest(fd, reply, sizeof reply); /* until the server closes */
+        close(fd);
+        if (i < 2) {
+            if (!strstr(reply, "HTTP/1.1 400 ")) fail_msg("%.300s", reply);
+            assert_non_null(strstr(reply, "two Content-Length headers"));
+            assert_null(strstr(strstr(reply, "HTTP/1.1 400 ") + 9, "HTTP/1.1 "));
+        } else if (!strstr(reply, " 200 OK")) {
+            fail_msg("equal lengths: %.300s", reply);
+        }
+    }
+}
+
 /* The type that was announced for the family of a sample; NULL for a sample without a family. */
 static const char *type_of(const char *text, const char *sample, size_t bytes) {
     static char type[32];
@@ -167,6 +195,7 @@ int main(void) {
         cmocka_unit_test(test_disconnected_clients_are_cancelled),
         cmocka_unit_test(test_half_closed_clients_are_answered),
         cmocka_unit_test(test_idle_and_slow_clients),
+        cmocka_unit_test(test_two_lengths_are_refused),
         cmocka_unit_test(test_metrics_keep_the_rules),
     };
     const struct CMUnitTest lone[] = {

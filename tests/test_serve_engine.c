@@ -1,12 +1,16 @@
+#define _GNU_SOURCE
 /* The engine's promise: a request's tokens and the bits of its logits don't depend on what else
  * runs, on chunks, pages, preemption or reused prefixes. */
 #include "tests/check.h"
 
+#include "kernels/base/clock.h"
 #include "kernels/base/rng.h"
+#include "serve/deadline.h"
 #include "serve/engine.h"
 #include "serve/logprobs.h"
 #include "tests/fake_tokenizer.h"
 
+#include <errno.h>
 #include <xxhash.h>
 
 /* GNU's OpenMP runtime synchronises in ways that ThreadSanitizer doesn't see. */
@@ -350,6 +354,30 @@ static void test_cancelled_generations_end_and_free_their_pages(void **state) {
     bench_close(&bench);
 }
 
+/* A wait for a quarter of a second takes at least that, whatever the seconds' fractions add up to;
+ * by the clock of the day it would be over at once. */
+static void test_deadlines_are_of_the_monotonic_clock(void **state) {
+    (void)state;
+    pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_cond_t never;
+    deadline_init(&never);
+    double began = clock_seconds();
+    struct timespec until = deadline_after(0.25);
+    pthread_mutex_lock(&lock);
+    int result = 0;
+    while (result == 0) result = pthread_cond_timedwait(&never, &lock, &until);
+    pthread_mutex_unlock(&lock);
+    assert_int_equal(result, ETIMEDOUT);
+    assert_true(clock_seconds() - began >= 0.25);
+    pthread_cond_destroy(&never);
+    for (int i = 0; i < 100; i++) {
+        until = deadline_after(2.0 + 0.01 * i);
+        assert_true(until.tv_nsec >= 0 && until.tv_nsec < 1000000000);
+        double ahead = (double)until.tv_sec + 1e-9 * (double)until.tv_nsec - clock_seconds();
+        assert_true(ahead <= 2.0 + 0.01 * i + 1e-6);
+    }
+}
+
 static void test_what_cannot_fit_is_refused(void **state) {
     (void)state;
     struct bench bench;
@@ -382,6 +410,7 @@ int main(void) {
         cmocka_unit_test(test_reused_prefix_changes_nothing),
         cmocka_unit_test(test_prompt_scores_equal_drawn_ones),
         cmocka_unit_test(test_cancelled_generations_end_and_free_their_pages),
+        cmocka_unit_test(test_deadlines_are_of_the_monotonic_clock),
         cmocka_unit_test(test_what_cannot_fit_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

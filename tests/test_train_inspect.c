@@ -201,6 +201,22 @@ static void test_checkpoint(void **state) {
     temporary_close(&folder);
 }
 
+/* An index that names a shard with an escape sequence and a second line. */
+static void test_hostile_index(void **state) {
+    (void)state;
+    static const char index[] = "{\"weight_map\":{\"a\":\"x\\u001b[31m\\ny.safetensors\"}}";
+    struct temporary folder;
+    temporary_open(&folder);
+    temporary_write(&folder, "model.safetensors.index.json", index, sizeof index - 1);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(inspect(i ? folder.path : folder.file, NULL), 1);
+        check_reason(folder.path);
+        assert_non_null(strstr(errors, "x\\x1b[31m\\x0ay.safetensors"));
+        assert_null(strchr(errors, '\x1b'));
+    }
+    temporary_close(&folder);
+}
+
 static void test_wrong_arguments(void **state) {
     (void)state;
     assert_int_equal(inspect("a", "b"), 2);
@@ -292,6 +308,7 @@ int main(void) {
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_token_file),
         cmocka_unit_test(test_checkpoint),
+        cmocka_unit_test(test_hostile_index),
         cmocka_unit_test(test_wrong_arguments),
         cmocka_unit_test(test_malformed_files_get_their_verdict),
         cmocka_unit_test(test_small_files),

@@ -4,8 +4,8 @@
 #include "core/inspect.h"
 #include "core/options.h"
 #include "core/path_hint.h"
-#include "core/printable.h"
 #include "data/token_file.h"
+#include "kernels/base/printable.h"
 #include "parallel/checkpoint_summary.h"
 
 #include <inttypes.h>

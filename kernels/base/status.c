@@ -1,5 +1,6 @@
 #include "kernels/base/status.h"
 
+#include "kernels/base/printable.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,13 +11,19 @@ enum { MESSAGE_BYTES = 1024 };
  * must not mix their words. */
 static _Thread_local char message[MESSAGE_BYTES];
 
+/* A message may quote a hostile file: here, once for all of them, it becomes one line that leaves a
+ * terminal alone. */
+static void keep(const char *text) {
+    printable(message, sizeof message, text, strlen(text));
+}
+
 enum status status_fail(enum status code, const char *format, ...) {
     char text[MESSAGE_BYTES];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments); /* arguments may point into `message` */
     va_end(arguments);
-    memcpy(message, text, sizeof message);
+    keep(text);
     return code;
 }
 
@@ -28,7 +35,7 @@ enum status status_context(enum status code, const char *format, ...) {
     va_end(arguments);
     int used = snprintf(text, sizeof text, "%s: ", context);
     snprintf(text + used, sizeof text - (size_t)used, "%.*s", MESSAGE_BYTES - used - 1, message);
-    memcpy(message, text, sizeof message);
+    keep(text);
     return code;
 }
 

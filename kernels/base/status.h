@@ -21,7 +21,9 @@ enum status {
     STATUS_COUNT
 };
 
-/* Stores the message (printf format, at most 1023 bytes are kept) and returns `code`. */
+/* Stores the message (printf format, at most 1023 bytes are kept) and returns `code`. The message
+ * is one line of UTF-8: a control character or a byte that is not UTF-8, which an argument brought
+ * from a file, becomes \xNN. */
 enum status status_fail(enum status code, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 

@@ -4,7 +4,7 @@
 #define STRATA_TESTS_FUZZ_WALK_MODEL_FILE_H
 
 #include "core/model_file.h"
-#include "core/printable.h"
+#include "kernels/base/printable.h"
 
 #include <assert.h>
 #include <stdlib.h>

@@ -26,6 +26,7 @@ from transformers import (
 )
 
 import reference as ref
+from make_vectors import make_vectors
 
 LENGTHS = (1, 7, 33, 48)
 HIDDEN_SEQUENCE = 2  # whose hidden states are kept
@@ -363,7 +364,7 @@ def make_adapter(output, name):
 def main():
     output = pathlib.Path(sys.argv[1])
     ref.deterministic()
-    for name in [*MODELS, *ADAPTERS]:
+    for name in [*MODELS, *ADAPTERS, "vectors"]:
         shutil.rmtree(output / name, ignore_errors=True)
     for name in MODELS:
         make_model(output, name)
@@ -371,6 +372,8 @@ def main():
     for name in ADAPTERS:
         make_adapter(output, name)
         print(f"made {name}", flush=True)
+    make_vectors(output / "vectors")
+    print("made vectors", flush=True)
 
 
 if __name__ == "__main__":

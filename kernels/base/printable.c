@@ -1,4 +1,4 @@
-#include "core/printable.h"
+#include "kernels/base/printable.h"
 
 #include <assert.h>
 #include <stdint.h>

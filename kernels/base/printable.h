@@ -1,6 +1,6 @@
 /* Text from files that may be hostile, made fit for one line of a terminal, a log or JSON. */
-#ifndef STRATA_CORE_PRINTABLE_H
-#define STRATA_CORE_PRINTABLE_H
+#ifndef STRATA_KERNELS_BASE_PRINTABLE_H
+#define STRATA_KERNELS_BASE_PRINTABLE_H
 
 #include <stdbool.h>
 #include <stddef.h>
