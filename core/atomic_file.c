@@ -154,3 +154,13 @@ enum status atomic_file_replace(const char *path, const void *data, size_t bytes
     atomic_file_close(&file);
     return status;
 }
+
+enum status atomic_file_spares(const char *out, const char *const *inputs, int count) {
+    struct stat target, source;
+    if (stat(out, &target) != 0) return STATUS_OK;
+    for (int i = 0; i < count; i++)
+        if (stat(inputs[i], &source) == 0 && source.st_dev == target.st_dev &&
+            source.st_ino == target.st_ino)
+            return status_fail(STATUS_CONFIG, "%s is both source and destination", out);
+    return STATUS_OK;
+}

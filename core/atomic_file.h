@@ -39,4 +39,8 @@ enum status atomic_file_replace(const char *path, const void *data, size_t bytes
 int descriptor_sync(int descriptor);
 int descriptor_cut(int descriptor, uint64_t bytes);
 
+/* Writing over what is being read would lose it: STATUS_CONFIG when `out` is one of the inputs, by
+ * whatever name or link. Paths that don't exist yet are none. */
+enum status atomic_file_spares(const char *out, const char *const *inputs, int count);
+
 #endif

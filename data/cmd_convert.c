@@ -2,6 +2,7 @@
 #include "data/commands.h"
 
 #include "core/adapter.h"
+#include "core/atomic_file.h"
 #include "core/export.h"
 #include "core/options.h"
 #include "data/tokenizer.h"
@@ -175,18 +176,9 @@ static long long target_bytes(const struct convert *convert) {
     return stat(path, &info) == 0 ? (long long)info.st_size : 0;
 }
 
-/* Writing over what is being read, or over a directory of one's own source, would lose it. */
-static enum status refuse_own_source(const struct convert *convert) {
-    struct stat source, target;
-    if (stat(convert->source, &source) != 0 || stat(convert->target, &target) != 0)
-        return STATUS_OK;
-    if (source.st_dev != target.st_dev || source.st_ino != target.st_ino) return STATUS_OK;
-    return status_fail(STATUS_CONFIG, "%s is both source and destination", convert->target);
-}
-
 static enum status run(struct convert *convert) {
     double start = clock_seconds();
-    TRY(refuse_own_source(convert));
+    TRY(atomic_file_spares(convert->target, &convert->source, 1));
     TRY(parse_type(convert));
     TRY(parse_dtype(convert));
     TRY(load(convert));

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "data/commands.h"
 
+#include "core/atomic_file.h"
 #include "core/options.h"
 #include "data/bpe_train.h"
 #include "data/tokenizer_parts.h"
@@ -85,7 +86,8 @@ int cmd_data_bpe(int argc, char **argv) {
     }
     enum status status = bpe_trainer_create(&trainer, options.specials, options.special_count);
     if (status == STATUS_OK) {
-        status = train(trainer, &options);
+        status = atomic_file_spares(options.out, options.files, (int)options.file_count);
+        if (status == STATUS_OK) status = train(trainer, &options);
         if (status == STATUS_OK)
             printf("tokens=%d words=%zu file=%s\n", bpe_trainer_size(trainer),
                    bpe_trainer_words(trainer), options.out);

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "data/commands.h"
 
+#include "core/atomic_file.h"
 #include "core/log.h"
 #include "core/options.h"
 #include "core/progress.h"
@@ -234,6 +235,8 @@ static enum status tokenize(const struct arguments *arguments, const struct toke
                                    .vocabulary = rules.vocabulary};
     snprintf(info.tokenizer, sizeof info.tokenizer, "%s", tokenizer ? arguments->tokenizer : "");
     TRY(choose_template(&rules, arguments->template));
+    TRY(atomic_file_spares(arguments->out, (const char *const *)arguments->inputs,
+                           (int)arguments->input_count));
     TRY(corpus_open(&corpus, arguments->inputs, arguments->input_count, arguments->format));
     TRY(token_writer_create(&writer, arguments->out, &info));
     enum status status = tokenize_into(arguments, &rules, &corpus, writer);

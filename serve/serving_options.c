@@ -45,7 +45,7 @@ static const struct config_row chat_rows[] = {
     {"url", CONFIG_STRING, AT(url), "", 0, 0, NULL,
      "talk to a server instead of opening a model: http://host:port"},
     {"alias", CONFIG_STRING, AT(alias), "", 0, 0, NULL,
-     "name of the model to ask for; default: the last adapter, else the base"},
+     "name of the model to ask for; default: the last --adapter of this command, else the base"},
     {"system", CONFIG_STRING, AT(system), "", 0, 0, NULL, "system message"},
     {"temperature", CONFIG_DOUBLE, AT(temperature), "-1", -1, 100, NULL,
      "0 = always the likeliest token; -1 = the model's default"},

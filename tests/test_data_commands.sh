@@ -58,6 +58,16 @@ first=$("$strata" eval models/base --text "$text" --context 64 2>&1)
     { echo "FAILED: eval with its model last"; failures=$((failures + 1)); }
 "$strata" inspect --json models/base | grep -q '"tensors"' || { echo "FAILED: inspect --json"; failures=$((failures + 1)); }
 rm "$text"
+# No command writes over its own input.
+own=$(mktemp -d)
+echo '{"text": "Once upon a time"}' >"$own/in.jsonl"
+ln -s in.jsonl "$own/link.jsonl"
+cp "$own/in.jsonl" "$own/kept"
+refused 1 "both source and destination" "$strata" data tokenize --tokenizer models/base --out "$own/link.jsonl" "$own/in.jsonl"
+refused 1 "both source and destination" "$strata" data bpe --vocab 300 --out "$own/in.jsonl" "$own/in.jsonl"
+cmp -s "$own/in.jsonl" "$own/kept" || { echo "FAILED: an input was written over"; failures=$((failures + 1)); }
+rm -r "$own"
+
 # A GGUF's tokenizer comes along into safetensors, and encodes alike.
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -7,7 +7,7 @@ static const struct sample_params plain_params = {
     .temperature = 1.0f, .top_p = 1.0f, .repetition_penalty = 1.0f, .seed = 1};
 
 /* Every table of the machine, plain loops first. */
-static int all_tables(const struct kernels *tables[5]) {
+static int all_tables(const struct kernels *tables[MOST_TABLES + 1]) {
     struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     assert_ok(kernels_cpu(&tables[0], "reference", DTYPE_F32));
@@ -39,7 +39,7 @@ static int32_t sample_at(const struct kernels *k, const struct case_of_sample *c
 
 /* The tokens drawn at positions 0 .. 299 are exactly the set of `kept` (a bit each). */
 static void assert_kept(const struct case_of_sample *c, uint32_t kept) {
-    const struct kernels *tables[5];
+    const struct kernels *tables[MOST_TABLES + 1];
     int count = all_tables(tables);
     for (int i = 0; i < count; i++) {
         uint32_t drawn = 0;
@@ -98,7 +98,7 @@ static void test_cuts(void **state) {
 
 static void test_greedy_and_ties(void **state) {
     (void)state;
-    const struct kernels *tables[5];
+    const struct kernels *tables[MOST_TABLES + 1];
     int count = all_tables(tables);
     float row[40];
     for (int i = 0; i < 40; i++) row[i] = (float)(i % 7);
@@ -164,7 +164,7 @@ static void test_penalties_and_biases(void **state) {
 static void test_distribution(void **state) {
     (void)state;
     enum { TOKENS = 12, DRAWS = 20000 };
-    const struct kernels *tables[5];
+    const struct kernels *tables[MOST_TABLES + 1];
     int count = all_tables(tables);
     float logits[TOKENS];
     double p[TOKENS], total = 0.0;
@@ -192,7 +192,7 @@ static void test_distribution(void **state) {
 /* Random rows, many equal logits among them, and random parameters: the same token. */
 static void test_tables_match_reference(void **state) {
     (void)state;
-    const struct kernels *tables[5];
+    const struct kernels *tables[MOST_TABLES + 1];
     int count = all_tables(tables);
     static float logits[MOST];
     struct random random = {.seed = 12};

@@ -235,7 +235,8 @@ static void print_usage(FILE *out) {
         "Trains or fine-tunes as the run file says; docs/config.md lists its keys. Started\n"
         "plainly, by mpirun -n N, or by srun --mpi=pmix. A run that was interrupted goes on\n"
         "from its newest checkpoint when the same command is given again; SIGTERM, SIGINT and\n"
-        "SIGUSR1 make it write one and exit with 75; a second SIGTERM or SIGINT ends it at once.\n\n"
+        "SIGUSR1 make it write one and exit with 75; a second SIGTERM or SIGINT ends it at once.\n"
+        "Under mpirun send SIGUSR1: mpirun kills its ranks soon after the others.\n\n"
         "  --dry-run    print the bytes that a rank would allocate, and end\n");
 }
 
