@@ -1,13 +1,12 @@
 /* Decoding speed of a 1 B Llama shape with random bf16 weights, against the read bandwidth measured
  * in the same run.
  *
- *     bench_decode [BATCH [THREADS [CONTEXT [LAYERS]]]]   1, all cores, 128 tokens of context, 22
+ *     bench_decode [BATCH [THREADS [CONTEXT [LAYERS [ACT]]]]]     1, all cores, 128 tokens, 22, bf16 (or fp32)
  *
  * A step is one token of each of BATCH sequences over paged keys and values, logits included. One
  * JSON line: tok/s and bytes of weights touched a second (median of steps), the read bandwidth and
  * FMA peak of the same run (the better of before and after the steps: what else the machine does
- * can only lower a ceiling), and the ratios to them. fp32 activations: decoding is bound by the
- * weights. */
+ * can only lower a ceiling), and the ratios to them. */
 #define _GNU_SOURCE
 #include "core/workspace.h"
 #include "kernels/base/clock.h"
@@ -127,7 +126,7 @@ int main(int argc, char **argv) {
                                   .rope = {.theta = 10000.0, .factor = 1.0}};
     struct step step = {0};
     const struct kernels *kernels;
-    enum dtype act = argc > 4 && strcmp(argv[4], "fp32") == 0 ? DTYPE_F32 : DTYPE_BF16;
+    enum dtype act = argc > 5 && strcmp(argv[5], "fp32") == 0 ? DTYPE_F32 : DTYPE_BF16;
     check(kernels_cpu(&kernels, "auto", act));
     check(model_create(&step.model, &config, LAYOUT_PANEL_BF16));
     model_init_random(&step.model, 1, 0.02f, probe.threads);
