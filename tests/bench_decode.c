@@ -1,7 +1,9 @@
 /* Decoding speed of a 1 B Llama shape with random bf16 weights, against the read bandwidth measured
  * in the same run.
  *
- *     bench_decode [BATCH [THREADS [CONTEXT [LAYERS [ACT]]]]]     1, all cores, 128 tokens, 22, bf16 (or fp32)
+ *     bench_decode [BATCH [THREADS [CONTEXT [LAYERS [ACT]]]]]
+ *
+ * 1, all cores, 128 tokens, 22 layers, bf16 activations (or fp32) where they are not given.
  *
  * A step is one token of each of BATCH sequences over paged keys and values, logits included. One
  * JSON line: tok/s and bytes of weights touched a second (median of steps), the read bandwidth and
