@@ -1,11 +1,10 @@
 #include "core/memory.h"
 
-#include <limits.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { PATH_BYTES = PATH_MAX };
+enum { PATH_BYTES = 4096 };
 
 /* What one kind of control group calls its files, and where they are mounted. */
 struct hierarchy {
