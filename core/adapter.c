@@ -25,36 +25,44 @@ static void factor_name(struct param *param, enum weight_id id, int layer, int f
 }
 
 static void push_factor(struct adapter *adapter, struct arena *arena, enum weight_id id, int layer,
-                        int factor, int64_t rows, int64_t cols) {
+                        int factor, struct param_slice slice, int64_t rows, int64_t cols) {
     struct param *param = &adapter->params[factor_index(id, layer, factor)];
-    *param = (struct param){.id = id, .layer = layer, .decays = true};
+    *param = (struct param){.id = id, .layer = layer, .decays = true, .slice = slice};
     void *data = arena_push(arena, weight_bytes(LAYOUT_PANEL_F32, rows, cols));
     param->w = (struct weight){LAYOUT_PANEL_F32, rows, cols, data};
     factor_name(param, id, layer, factor);
 }
 
-enum status adapter_describe(struct adapter *adapter, const struct model_config *model,
+/* A (R, in) and B (out, R) beside a weight (out, in). */
+static void push_pair(struct adapter *adapter, struct arena *arena, const struct param *weight) {
+    const struct param_slice *slice = &weight->slice;
+    int64_t rank = adapter->config.rank;
+    const struct param_slice a = {rank, slice->cols, 0, slice->first_col};
+    const struct param_slice b = {slice->rows, rank, slice->first_row, 0};
+    push_factor(adapter, arena, weight->id, weight->layer, 0, a, rank, weight->w.cols);
+    push_factor(adapter, arena, weight->id, weight->layer, 1, b, weight->w.rows, rank);
+}
+
+enum status adapter_describe(struct adapter *adapter, const struct model *model,
                              const struct adapter_config *config, struct arena *arena) {
+    int layers = model->config.layers;
     double divisor = config->rslora ? sqrt((double)config->rank) : (double)config->rank;
     *adapter = (struct adapter){.config = *config,
                                 .scale = (float)(config->alpha / divisor),
-                                .layers = model->layers,
-                                .param_count = model->layers * WEIGHT_COUNT * FACTORS};
+                                .layers = layers,
+                                .param_count = layers * WEIGHT_COUNT * FACTORS};
     adapter->params = calloc((size_t)adapter->param_count, sizeof *adapter->params);
     if (!adapter->params) return status_fail(STATUS_MEMORY, "no memory for an adapter's list");
-    for (int layer = 0; layer < model->layers; layer++)
+    for (int layer = 0; layer < layers; layer++)
         for (int id = 0; id < WEIGHT_COUNT; id++) {
-            if (!config->targets[id]) continue;
-            const struct weight_row *row = &weight_table[id];
-            int64_t out = weight_dim_size(model, row->rows), in = weight_dim_size(model, row->cols);
-            push_factor(adapter, arena, (enum weight_id)id, layer, 0, config->rank, in);
-            push_factor(adapter, arena, (enum weight_id)id, layer, 1, out, config->rank);
+            const struct param *weight = model_param(model, (enum weight_id)id, layer);
+            if (config->targets[id] && weight) push_pair(adapter, arena, weight);
         }
     return STATUS_OK;
 }
 
-static enum status allocate(struct adapter *adapter, const char *name,
-                            const struct model_config *model, const struct adapter_config *config) {
+static enum status allocate(struct adapter *adapter, const char *name, const struct model *model,
+                            const struct adapter_config *config) {
     struct arena arena;
     arena_count(&arena, "adapter");
     TRY(adapter_describe(adapter, model, config, &arena));
@@ -69,7 +77,7 @@ static enum status allocate(struct adapter *adapter, const char *name,
     return status;
 }
 
-enum status adapter_plan(struct adapter *adapter, const struct model_config *model,
+enum status adapter_plan(struct adapter *adapter, const struct model *model,
                          const char *directory) {
     struct adapter_config config;
     struct arena counted;
@@ -82,13 +90,14 @@ enum status adapter_plan(struct adapter *adapter, const struct model_config *mod
 
 /* PEFT draws A from kaiming_uniform(a = sqrt(5)): uniform within 1 / sqrt(fan in). */
 static enum status init_a(const struct param *a, uint64_t seed) {
-    int64_t rows = a->w.rows, cols = a->w.cols;
+    int64_t rows = a->w.rows, cols = a->w.cols, whole = a->slice.cols;
     float *values = malloc((size_t)(rows * cols) * sizeof *values);
     if (!values) return status_fail(STATUS_MEMORY, "no memory to initialise %s", a->name);
-    float bound = 1.0f / sqrtf((float)cols);
+    float bound = 1.0f / sqrtf((float)whole);
     uint64_t domain = ((uint64_t)1 << 32) + (uint64_t)factor_index(a->id, a->layer, 0);
     for (int64_t i = 0; i < rows * cols; i++) {
-        struct rng_block block = rng_draw(seed, RNG_INIT, domain, (uint64_t)i);
+        uint64_t element = (uint64_t)(i / cols * whole + a->slice.first_col + i % cols);
+        struct rng_block block = rng_draw(seed, RNG_INIT, domain, element);
         values[i] = bound * (2.0f * rng_unit(block.word[0]) - 1.0f);
     }
     weight_pack(&a->w, 0, rows, values);
@@ -98,7 +107,7 @@ static enum status init_a(const struct param *a, uint64_t seed) {
 
 enum status adapter_create(struct adapter *adapter, const char *name, const struct model *model,
                            const struct adapter_config *config, uint64_t seed) {
-    TRY(allocate(adapter, name, &model->config, config));
+    TRY(allocate(adapter, name, model, config));
     enum status status = STATUS_OK;
     for (int i = 0; i < adapter->param_count && status == STATUS_OK; i += FACTORS)
         if (adapter->params[i].w.data) status = init_a(&adapter->params[i], seed);
@@ -108,7 +117,7 @@ enum status adapter_create(struct adapter *adapter, const char *name, const stru
 
 enum status adapter_create_zero(struct adapter *adapter, const char *name,
                                 const struct model *model, const struct adapter_config *config) {
-    return allocate(adapter, name, &model->config, config);
+    return allocate(adapter, name, model, config);
 }
 
 void adapter_free(struct adapter *adapter) {
@@ -121,7 +130,7 @@ void adapter_free(struct adapter *adapter) {
 struct lora_pair adapter_pair(const struct adapter *adapter, enum weight_id id, int layer) {
     if (!adapter->config.targets[id]) return (struct lora_pair){NULL, NULL};
     struct param *a = &adapter->params[factor_index(id, layer, 0)];
-    return (struct lora_pair){a, a + 1};
+    return a->w.data ? (struct lora_pair){a, a + 1} : (struct lora_pair){NULL, NULL};
 }
 
 /* rows (count, in) += scale * B[first .. first + count) A, in double: a merge happens once. */

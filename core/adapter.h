@@ -28,12 +28,14 @@ struct adapter {
     struct arena arena;
 };
 
-/* Lays out the factors in `arena`, which may be counting. */
-enum status adapter_describe(struct adapter *adapter, const struct model_config *model,
+/* Lays out the factors of the layers that `model` holds in `arena`, which may be counting. A factor
+ * is sliced where its weight is: A by columns beside a weight sliced by columns, B by rows beside
+ * one sliced by rows; the other factor is on every rank. */
+enum status adapter_describe(struct adapter *adapter, const struct model *model,
                              const struct adapter_config *config, struct arena *arena);
 
 /* A = Kaiming uniform(a = sqrt(5)) as PEFT draws it in distribution, B = 0; values depend on seed
- * and element alone. */
+ * and element of the logical tensor alone. */
 enum status adapter_create(struct adapter *adapter, const char *name, const struct model *model,
                            const struct adapter_config *config, uint64_t seed);
 
@@ -43,8 +45,7 @@ enum status adapter_create_zero(struct adapter *adapter, const char *name,
 
 /* What adapter_load would lay out, counted from adapter_config.json alone: adapter->arena says the
  * bytes. adapter_free ends it. */
-enum status adapter_plan(struct adapter *adapter, const struct model_config *model,
-                         const char *directory);
+enum status adapter_plan(struct adapter *adapter, const struct model *model, const char *directory);
 
 /* adapter_config.json of a PEFT directory. STATUS_UNSUPPORTED names an option that changes the
  * arithmetic in a way that is not ours. */

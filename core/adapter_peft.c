@@ -101,13 +101,18 @@ static enum status load_factor(const struct model_file *file, const struct param
     const struct file_tensor *tensor = model_file_find(file, param->name);
     if (!tensor)
         return status_fail(STATUS_FORMAT, "%s: tensor %s is missing", file->path, param->name);
+    const struct param_slice *slice = &param->slice;
     int64_t rows = param->w.rows, cols = param->w.cols;
-    if (tensor->dims != 2 || tensor->shape[0] != rows || tensor->shape[1] != cols)
+    if (tensor->dims != 2 || tensor->shape[0] != slice->rows || tensor->shape[1] != slice->cols)
         return status_fail(STATUS_SHAPE, "%s: tensor %s doesn't have the shape [%lld, %lld]",
-                           file->path, param->name, (long long)rows, (long long)cols);
+                           file->path, param->name, (long long)slice->rows, (long long)slice->cols);
     float *values = malloc((size_t)(rows * cols) * sizeof *values);
     if (!values) return status_fail(STATUS_MEMORY, "no memory to load %s", param->name);
-    enum status status = file_tensor_read_f32(tensor, 0, rows * cols, values);
+    enum status status = STATUS_OK;
+    for (int64_t r = 0; r < rows && status == STATUS_OK; r++)
+        status =
+            file_tensor_read_f32(tensor, (slice->first_row + r) * slice->cols + slice->first_col,
+                                 cols, values + r * cols);
     for (int64_t i = 0; i < rows * cols && status == STATUS_OK; i++)
         if (!isfinite(values[i]))
             status = status_fail(STATUS_NUMERIC, "%s: tensor %s holds NaN or infinity", file->path,
@@ -117,22 +122,26 @@ static enum status load_factor(const struct model_file *file, const struct param
     return status;
 }
 
+/* Tensors of a file for all layers, of which this rank may hold some. */
+static int expected_tensors(const struct adapter *adapter) {
+    int modules = 0;
+    for (int id = 0; id < WEIGHT_COUNT; id++) modules += adapter->config.targets[id];
+    return 2 * modules * adapter->layers;
+}
+
 static enum status load_factors(const struct adapter *adapter, const char *directory) {
     char path[4096];
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", directory);
     struct model_file file;
     TRY(model_file_open(&file, path, false));
     enum status status = STATUS_OK;
-    int used = 0;
-    for (int i = 0; i < adapter->param_count && status == STATUS_OK; i++) {
-        if (!adapter->params[i].w.data) continue;
-        status = load_factor(&file, &adapter->params[i]);
-        used++;
-    }
-    if (status == STATUS_OK && used != file.tensor_count)
+    for (int i = 0; i < adapter->param_count && status == STATUS_OK; i++)
+        if (adapter->params[i].w.data) status = load_factor(&file, &adapter->params[i]);
+    int expected = expected_tensors(adapter);
+    if (status == STATUS_OK && expected != file.tensor_count)
         status =
             status_fail(STATUS_FORMAT, "%s: holds %d tensors, of which the model's targets use %d",
-                        path, file.tensor_count, used);
+                        path, file.tensor_count, expected);
     model_file_close(&file);
     return status;
 }

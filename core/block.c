@@ -76,7 +76,7 @@ static void rotate(const struct exec *exec, const struct model_config *config, i
 
 static void norm_heads(const struct exec *exec, const struct model *model, int layer,
                        int64_t tokens, struct block_acts *acts) {
-    const struct model_config *c = &model->config;
+    const struct model_config *c = &model->local;
     exec->k->rmsnorm_forward(exec->stream, acts->q, acts->q_rstd, acts->q_raw,
                              vector(model, WEIGHT_Q_NORM, layer), tokens * c->heads, c->head_dim,
                              c->norm_eps);
@@ -89,7 +89,7 @@ static void norm_heads(const struct exec *exec, const struct model *model, int l
 static void attention_half_forward(const struct exec *exec, const struct model *model, int layer,
                                    const struct batch *batch, const float *rope_table,
                                    struct block_acts *acts) {
-    const struct model_config *c = &model->config;
+    const struct model_config *c = &model->local;
     int64_t n = batch->tokens;
     size_t mark = arena_mark(exec->scratch);
     void *normed = scratch_act(exec, n * c->hidden);
@@ -121,7 +121,7 @@ static void attention_half_forward(const struct exec *exec, const struct model *
 /* gate, up = Wg norm(mid), Wu norm(mid): what backward needs of the second half */
 static void mlp_inputs_forward(const struct exec *exec, const struct model *model, int layer,
                                const struct batch *batch, struct block_acts *acts) {
-    const struct model_config *c = &model->config;
+    const struct model_config *c = &model->local;
     int64_t n = batch->tokens;
     size_t mark = arena_mark(exec->scratch);
     void *normed = scratch_act(exec, n * c->hidden);
@@ -135,7 +135,7 @@ static void mlp_inputs_forward(const struct exec *exec, const struct model *mode
 /* out = mid + Wd swiglu(gate, up) */
 static void mlp_output_forward(const struct exec *exec, const struct model *model, int layer,
                                const struct batch *batch, struct block_acts *acts) {
-    const struct model_config *c = &model->config;
+    const struct model_config *c = &model->local;
     int64_t n = batch->tokens;
     size_t mark = arena_mark(exec->scratch);
     void *product = scratch_act(exec, n * c->ffn);
@@ -161,7 +161,7 @@ void block_forward(const struct exec *exec, const struct model *model, int layer
 /* d: gradient of out -> gradient of mid */
 static void mlp_half_backward(const struct exec *exec, const struct model *model, int layer,
                               const struct batch *batch, struct block_acts *acts, void *d) {
-    const struct model_config *c = &model->config;
+    const struct model_config *c = &model->local;
     int64_t n = batch->tokens;
     size_t mark = arena_mark(exec->scratch);
     void *d_product = scratch_act(exec, n * c->ffn);
@@ -207,7 +207,7 @@ struct qkv_gradient {
 static void norm_heads_backward(const struct exec *exec, const struct model *model, int layer,
                                 int64_t tokens, const struct block_acts *acts,
                                 const struct qkv_gradient *d) {
-    const struct model_config *c = &model->config;
+    const struct model_config *c = &model->local;
     struct rmsnorm_backward_args args = {.dx = d->q,
                                          .dw = vector_gradient(model, WEIGHT_Q_NORM, layer),
                                          .dy = d->q,
@@ -232,7 +232,7 @@ static void attention_core_backward(const struct exec *exec, const struct model 
                                     const struct batch *batch, const float *rope_table,
                                     const struct block_acts *acts, const void *d,
                                     const struct qkv_gradient *dqkv) {
-    const struct model_config *c = &model->config;
+    const struct model_config *c = &model->local;
     int64_t n = batch->tokens;
     size_t mark = arena_mark(exec->scratch);
     void *d_o = scratch_act(exec, n * c->heads * c->head_dim);
@@ -261,7 +261,7 @@ static void attention_core_backward(const struct exec *exec, const struct model 
 static void attention_half_backward(const struct exec *exec, const struct model *model, int layer,
                                     const struct batch *batch, const float *rope_table,
                                     struct block_acts *acts, void *d, bool need_dx) {
-    const struct model_config *c = &model->config;
+    const struct model_config *c = &model->local;
     int64_t n = batch->tokens, q_width = (int64_t)c->heads * c->head_dim;
     int64_t kv_width = (int64_t)c->kv_heads * c->head_dim;
     size_t mark = arena_mark(exec->scratch);

@@ -11,19 +11,26 @@
 static void push_param(struct model *model, struct arena *arena, enum weight_id id, int layer,
                        enum layout matrices) {
     const struct weight_row *row = &weight_table[id];
-    int64_t rows = weight_dim_size(&model->config, row->rows);
-    int64_t cols = weight_dim_size(&model->config, row->cols);
+    struct shard_range rows = shard_range(&model->shard, &model->config, row->rows);
+    struct shard_range cols = shard_range(&model->shard, &model->config, row->cols);
     enum layout layout = weight_is_vector(id) ? LAYOUT_ROWS_F32 : matrices;
     struct param *param = &model->by_layer[layer + 1][id];
     *param = (struct param){.id = id, .layer = layer, .decays = row->decays};
-    param->w =
-        (struct weight){layout, rows, cols, arena_push(arena, weight_bytes(layout, rows, cols))};
+    param->slice = (struct param_slice){.rows = weight_dim_size(&model->config, row->rows),
+                                        .cols = weight_dim_size(&model->config, row->cols),
+                                        .first_row = rows.first,
+                                        .first_col = cols.first};
+    param->w = (struct weight){layout, rows.count, cols.count,
+                               arena_push(arena, weight_bytes(layout, rows.count, cols.count))};
     weight_name_hf(param->name, id, layer);
 }
 
 enum status model_describe(struct model *model, const struct model_config *config,
-                           enum layout matrices, struct arena *arena) {
+                           const struct shard *shard, enum layout matrices, struct arena *arena) {
     *model = (struct model){.config = *config};
+    model->shard = shard ? *shard : shard_whole(config);
+    TRY(shard_check(config, model->shard.tp_size));
+    model->local = shard_config(&model->shard, config);
     model->param_count = (config->layers + 1) * WEIGHT_COUNT;
     model->params = calloc((size_t)model->param_count, sizeof *model->params);
     model->inverse_frequency = malloc((size_t)config->head_dim / 2 * sizeof(double));
@@ -35,7 +42,8 @@ enum status model_describe(struct model *model, const struct model_config *confi
         model->by_layer[layer + 1] = model->params + (size_t)(layer + 1) * WEIGHT_COUNT;
         for (int id = 0; id < WEIGHT_COUNT; id++)
             if (weight_table[id].per_layer == (layer >= 0) &&
-                weight_present(config, (enum weight_id)id))
+                weight_present(config, (enum weight_id)id) &&
+                shard_holds(&model->shard, config, (enum weight_id)id, layer))
                 push_param(model, arena, (enum weight_id)id, layer, matrices);
     }
     model->rope_factor =
@@ -44,13 +52,13 @@ enum status model_describe(struct model *model, const struct model_config *confi
 }
 
 enum status model_create(struct model *model, const struct model_config *config,
-                         enum layout matrices) {
+                         const struct shard *shard, enum layout matrices) {
     struct arena arena;
     arena_count(&arena, "weights");
-    TRY(model_describe(model, config, matrices, &arena));
+    TRY(model_describe(model, config, shard, matrices, &arena));
     model_free(model);
     TRY(arena_create(&arena, "weights", arena.peak));
-    enum status status = model_describe(model, config, matrices, &arena);
+    enum status status = model_describe(model, config, shard, matrices, &arena);
     if (status == STATUS_OK) {
         model->arena = arena;
     } else {
@@ -75,9 +83,12 @@ static float init_std(const struct model *model, enum weight_id id, float std) {
 static void init_rows(const struct param *param, int64_t first, int64_t count, float *values,
                       uint64_t seed, float std) {
     uint64_t domain = (uint64_t)(param->layer + 1) * WEIGHT_COUNT + (uint64_t)param->id;
+    const struct param_slice *slice = &param->slice;
     int64_t cols = param->w.cols;
     for (int64_t i = 0; i < count * cols; i++) {
-        struct rng_block block = rng_draw(seed, RNG_INIT, domain, (uint64_t)(first * cols + i));
+        int64_t row = slice->first_row + first + i / cols, col = slice->first_col + i % cols;
+        uint64_t element = (uint64_t)(row * slice->cols + col);
+        struct rng_block block = rng_draw(seed, RNG_INIT, domain, element);
         values[i] = std * rng_normal(block.word[0], block.word[1]);
     }
     weight_pack(&param->w, first, count, values);

@@ -1,11 +1,17 @@
-/* A model in memory: its config and its parameters, each a packed matrix or a vector, in one arena
- * that lives as long as the run. */
+/* A model in memory, or the shard of it that this rank holds: its config and its parameters, each a
+ * packed matrix or a vector, in one arena that lives as long as the run. */
 #ifndef STRATA_CORE_MODEL_H
 #define STRATA_CORE_MODEL_H
 
 #include "core/arena.h"
-#include "core/weights.h"
+#include "core/shard.h"
 #include "kernels/pack.h"
+
+/* The rectangle of a logical tensor that a parameter is; its size is that of param.w. */
+struct param_slice {
+    int64_t rows, cols; /* of the whole tensor */
+    int64_t first_row, first_col;
+};
 
 /* One trainable or frozen tensor. Vectors are 1 x n in LAYOUT_ROWS_F32. */
 struct param {
@@ -13,12 +19,15 @@ struct param {
     int layer;                         /* -1 outside the layers */
     char name[WEIGHT_NAME_BYTES + 64]; /* Hugging Face's, or PEFT's for a LoRA factor */
     bool decays;
+    struct param_slice slice;
     struct weight w;    /* what the layers compute with */
     struct weight grad; /* fp32, same element order; data NULL while frozen */
 };
 
 struct model {
-    struct model_config config;
+    struct model_config config; /* the whole model's */
+    struct model_config local;  /* heads, kv_heads, ffn and vocab are those of my slice */
+    struct shard shard;
     int param_count;
     struct param *params;
     struct param *by_layer[MODEL_MAX_LAYERS + 1]; /* (WEIGHT_COUNT) each, indexed layer + 1 */
@@ -28,17 +37,18 @@ struct model {
 };
 
 /* Lays out the parameters in `arena`, which may be counting (then nobody may touch their values).
- * matrices = LAYOUT_PANEL_F32 or _BF16. */
+ * matrices = LAYOUT_PANEL_F32 or _BF16. Here and below `shard` NULL is the whole model; one whose
+ * ranks can't share the model is STATUS_CONFIG. */
 enum status model_describe(struct model *model, const struct model_config *config,
-                           enum layout matrices, struct arena *arena);
+                           const struct shard *shard, enum layout matrices, struct arena *arena);
 
 /* Describes twice: counts, allocates model->arena, lays out. Values are zero. Frees everything on
  * failure. model_free may be called twice, and on a zeroed struct. */
 enum status model_create(struct model *model, const struct model_config *config,
-                         enum layout matrices);
+                         const struct shard *shard, enum layout matrices);
 void model_free(struct model *model);
 
-/* The parameter of a weight, NULL where the model has none. */
+/* The parameter of a weight, NULL where the model, or this shard of it, has none. */
 static inline struct param *model_param(const struct model *model, enum weight_id id, int layer) {
     struct param *row = model->by_layer[weight_table[id].per_layer ? layer + 1 : 0];
     return row[id].w.data ? &row[id] : NULL;
@@ -53,20 +63,22 @@ static inline struct param *model_head(const struct model *model) {
  * stored: bf16 panels for BF16 files, fp32 otherwise (quantized weights are dequantized exactly).
  * `context` > 0 sets the run's context length (dynamic RoPE scaling needs it). A missing tensor, a
  * wrong shape or a NaN weight is named. */
-enum status model_load(struct model *model, const struct model_file *file, enum layout matrices,
-                       int64_t context, int threads);
+enum status model_load(struct model *model, const struct model_file *file,
+                       const struct shard *shard, enum layout matrices, int64_t context,
+                       int threads);
 
 /* What model_load would lay out, counted: model->arena says the bytes and no weight is read.
  * model_free ends it. */
-enum status model_plan(struct model *model, const struct model_file *file, enum layout matrices,
-                       int64_t context);
+enum status model_plan(struct model *model, const struct model_file *file,
+                       const struct shard *shard, enum layout matrices, int64_t context);
 
 /* Random weights, N(0, std), output projections scaled by 1 / sqrt(2 L) (GPT-2); norms 1, biases 0.
- * The value of an element depends on seed, parameter and element alone, not on `threads` (at least
- * 1), which share the rows. */
+ * The value of an element depends on seed, parameter and element of the logical tensor alone, not
+ * on the shard, nor on `threads` (at least 1), which share the rows. */
 void model_init_random(struct model *model, uint64_t seed, float std, int threads);
 
-/* Logical fp32 values of rows [first, first + count) of a parameter, in Hugging Face's order. */
+/* fp32 values of rows [first, first + count) of a parameter (its slice's rows), in Hugging Face's
+ * order. */
 static inline void param_read(float *out, const struct param *param, int64_t first, int64_t count) {
     weight_unpack(out, &param->w, first, count);
 }

@@ -19,16 +19,16 @@ static enum status find_tensor(const struct model_file *file, const struct param
     }
     *tensor = model_file_find(file, name);
     if (!*tensor) return status_fail(STATUS_FORMAT, "%s: tensor %s is missing", file->path, name);
-    const struct weight *w = &param->w;
+    const struct param_slice *whole = &param->slice;
     const int64_t *shape = (*tensor)->shape;
-    bool vector = weight_is_vector(param->id) && (*tensor)->dims == 1 && shape[0] == w->cols;
-    bool matrix = !weight_is_vector(param->id) && (*tensor)->dims == 2 && shape[0] == w->rows &&
-                  shape[1] == w->cols;
+    bool vector = weight_is_vector(param->id) && (*tensor)->dims == 1 && shape[0] == whole->cols;
+    bool matrix = !weight_is_vector(param->id) && (*tensor)->dims == 2 && shape[0] == whole->rows &&
+                  shape[1] == whole->cols;
     if (vector || matrix) return STATUS_OK;
     return status_fail(STATUS_SHAPE, "%s: tensor %s has shape [%lld%s%.0lld], want [%lld, %lld]",
                        file->path, name, (long long)shape[0], (*tensor)->dims > 1 ? ", " : "",
-                       (*tensor)->dims > 1 ? (long long)shape[1] : 0LL, (long long)w->rows,
-                       (long long)w->cols);
+                       (*tensor)->dims > 1 ? (long long)shape[1] : 0LL, (long long)whole->rows,
+                       (long long)whole->cols);
 }
 
 /* The stored row that holds logical row `row`. GGUF's llama files keep q and k rows of a head as
@@ -50,17 +50,27 @@ static bool all_finite(const float *values, int64_t count) {
     return sum == 0.0f;
 }
 
+/* A buffer for load_rows: the rows, and a whole row of the file where a slice of it is kept. */
+static size_t buffer_floats(const struct param *param) {
+    return (size_t)(param->w.cols * LOAD_ROWS + param->slice.cols);
+}
+
+/* Rows [first, first + count) of the parameter. A row is read whole: blocks of quantized types need
+ * not end where a slice does. */
 static enum status load_rows(const struct model_file *file, const struct model_config *config,
                              const struct param *param, const struct file_tensor *tensor,
                              int64_t first, int64_t count, float *values) {
-    int64_t cols = param->w.cols;
-    for (int64_t i = 0; i < count; i++)
-        TRY(file_tensor_read_f32(tensor, stored_row(file, config, param, first + i) * cols, cols,
-                                 values + i * cols));
+    int64_t cols = param->w.cols, whole = param->slice.cols, begin = param->slice.first_row + first;
+    for (int64_t i = 0; i < count; i++) {
+        float *row = values + i * cols, *target = cols == whole ? row : values + LOAD_ROWS * cols;
+        TRY(file_tensor_read_f32(tensor, stored_row(file, config, param, begin + i) * whole, whole,
+                                 target));
+        if (cols != whole) memcpy(row, target + param->slice.first_col, (size_t)cols * sizeof *row);
+    }
     if (!all_finite(values, count * cols))
         return status_fail(STATUS_NUMERIC, "%s: tensor %s holds NaN or infinity in rows %lld-%lld",
-                           tensor->file, tensor->name, (long long)first,
-                           (long long)(first + count - 1));
+                           tensor->file, tensor->name, (long long)begin,
+                           (long long)(begin + count - 1));
     weight_pack(&param->w, first, count, values);
     return STATUS_OK;
 }
@@ -70,8 +80,10 @@ static enum status load_vector(const struct model_file *file, const struct model
                                const struct param *param, const struct file_tensor *tensor,
                                float *values) {
     float *out = param->w.data;
-    TRY(file_tensor_read_f32(tensor, 0, param->w.cols, values));
-    for (int64_t i = 0; i < param->w.cols; i++) out[i] = values[stored_row(file, config, param, i)];
+    int64_t first = param->slice.first_col;
+    TRY(file_tensor_read_f32(tensor, 0, param->slice.cols, values));
+    for (int64_t i = 0; i < param->w.cols; i++)
+        out[i] = values[stored_row(file, config, param, first + i)];
     if (!all_finite(out, param->w.cols))
         return status_fail(STATUS_NUMERIC, "%s: tensor %s holds NaN or infinity", tensor->file,
                            tensor->name);
@@ -82,14 +94,14 @@ static enum status load_param(const struct model_file *file, const struct model_
                               const struct param *param, int threads) {
     const struct file_tensor *tensor;
     TRY(find_tensor(file, param, &tensor));
-    int64_t cols = param->w.cols, chunks = (param->w.rows + LOAD_ROWS - 1) / LOAD_ROWS;
+    int64_t chunks = (param->w.rows + LOAD_ROWS - 1) / LOAD_ROWS;
     bool vector = weight_is_vector(param->id);
     if (vector) chunks = 1;
     enum status failed = STATUS_OK;
     char message[1024];
 #pragma omp parallel num_threads(threads)
     {
-        float *values = malloc((size_t)(vector ? cols : cols * LOAD_ROWS) * sizeof *values);
+        float *values = malloc(buffer_floats(param) * sizeof *values);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t chunk = 0; chunk < chunks; chunk++) {
             int64_t first = chunk * LOAD_ROWS;
@@ -152,22 +164,23 @@ static enum status read_config(struct model_config *config, const struct model_f
     return STATUS_OK;
 }
 
-enum status model_plan(struct model *model, const struct model_file *file, enum layout matrices,
-                       int64_t context) {
+enum status model_plan(struct model *model, const struct model_file *file,
+                       const struct shard *shard, enum layout matrices, int64_t context) {
     struct model_config config;
     struct arena counted;
     arena_count(&counted, "weights");
     TRY(read_config(&config, file, context));
-    TRY(model_describe(model, &config, layout_for(&config, file, matrices), &counted));
+    TRY(model_describe(model, &config, shard, layout_for(&config, file, matrices), &counted));
     model->arena = counted;
     return STATUS_OK;
 }
 
-enum status model_load(struct model *model, const struct model_file *file, enum layout matrices,
-                       int64_t context, int threads) {
+enum status model_load(struct model *model, const struct model_file *file,
+                       const struct shard *shard, enum layout matrices, int64_t context,
+                       int threads) {
     struct model_config config;
     TRY(read_config(&config, file, context));
-    TRY(model_create(model, &config, layout_for(&config, file, matrices)));
+    TRY(model_create(model, &config, shard, layout_for(&config, file, matrices)));
     enum status status = load_frequency_divisors(model, file);
     for (int i = 0; i < model->param_count && status == STATUS_OK; i++)
         if (model->params[i].w.data)

@@ -1,34 +1,37 @@
 #include "core/stage.h"
 
 void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct exec *exec,
-                     const struct model_config *config, int64_t tokens, enum acts_keep keep) {
+                     const struct model *model, int64_t tokens, enum acts_keep keep) {
+    const struct model_config *config = &model->local;
+    int first = model->shard.first_layer, end = model->shard.end_layer;
     size_t stream_bytes = act_bytes(exec, tokens * config->hidden);
-    *acts = (struct stage_acts){.keep = keep, .capacity = tokens, .layers = config->layers};
+    *acts = (struct stage_acts){.keep = keep, .capacity = tokens};
     acts->rope_table = arena_push(arena, (size_t)tokens * (size_t)config->head_dim * sizeof(float));
     if (keep != ACTS_ALL) block_acts_push(&acts->work, arena, exec, config, tokens);
     void *swap[2] = {NULL, NULL}; /* inference walks between two residual streams */
     if (keep == ACTS_NONE)
         for (int i = 0; i < 2; i++) swap[i] = arena_push(arena, stream_bytes);
-    for (int layer = 0; layer < config->layers; layer++) {
+    for (int layer = first; layer < end; layer++) {
         struct block_acts *block = &acts->blocks[layer];
         *block = acts->work;
         if (keep == ACTS_ALL) block_acts_push(block, arena, exec, config, tokens);
         block->x = keep == ACTS_NONE ? swap[layer % 2] : arena_push(arena, stream_bytes);
-        if (layer > 0) acts->blocks[layer - 1].out = block->x;
+        if (layer > first) acts->blocks[layer - 1].out = block->x;
     }
-    struct block_acts *last = &acts->blocks[config->layers - 1];
-    last->out = keep == ACTS_NONE ? swap[config->layers % 2] : arena_push(arena, stream_bytes);
+    struct block_acts *last = &acts->blocks[end - 1];
+    last->out = keep == ACTS_NONE ? swap[end % 2] : arena_push(arena, stream_bytes);
+    acts->input = acts->blocks[first].x;
     acts->hidden = last->out;
 }
 
 void stage_forward(const struct exec *exec, const struct model *model, const struct batch *batch,
                    struct stage_acts *acts) {
-    const struct model_config *c = &model->config;
     exec->k->rope_table(exec->stream, acts->rope_table, batch->positions, model->inverse_frequency,
-                        model->rope_factor, batch->tokens, c->head_dim);
-    exec->k->embedding_forward(exec->stream, acts->blocks[0].x, batch->ids,
-                               &model_param(model, WEIGHT_EMBED, -1)->w, batch->tokens);
-    for (int layer = 0; layer < c->layers; layer++)
+                        model->rope_factor, batch->tokens, model->config.head_dim);
+    if (model->shard.embedding)
+        exec->k->embedding_forward(exec->stream, acts->input, batch->ids,
+                                   &model_param(model, WEIGHT_EMBED, -1)->w, batch->tokens);
+    for (int layer = model->shard.first_layer; layer < model->shard.end_layer; layer++)
         block_forward(exec, model, layer, batch, acts->rope_table, &acts->blocks[layer]);
 }
 
@@ -42,19 +45,21 @@ static bool layer_trains(const struct model *model, const struct batch *batch, i
     return false;
 }
 
-/* The lowest layer with anything to train; -1 when the embedding is. */
+/* The lowest layer with anything to train; -1 when the embedding is, or may be on another stage. */
 static int lowest_trained(const struct model *model, const struct batch *batch) {
-    if (model_param(model, WEIGHT_EMBED, -1)->grad.data) return -1;
-    for (int layer = 0; layer < model->config.layers; layer++)
+    if (!model->shard.embedding || model_param(model, WEIGHT_EMBED, -1)->grad.data) return -1;
+    for (int layer = model->shard.first_layer; layer < model->shard.end_layer; layer++)
         if (layer_trains(model, batch, layer)) return layer;
-    return model->config.layers;
+    return model->shard.end_layer;
 }
 
 static void backward_to(const struct exec *exec, const struct model *model,
                         const struct batch *batch, struct stage_acts *acts, void *d, int lowest,
                         stage_layer_done *done, void *context) {
+    const struct shard *shard = &model->shard;
     if (done) done(context, model->config.layers);
-    for (int layer = model->config.layers - 1; layer >= 0 && layer >= lowest; layer--) {
+    for (int layer = shard->end_layer - 1; layer >= shard->first_layer && layer >= lowest;
+         layer--) {
         struct block_acts *block = &acts->blocks[layer];
         if (acts->keep == ACTS_INPUT)
             block_recompute(exec, model, layer, batch, acts->rope_table, block);
@@ -62,7 +67,7 @@ static void backward_to(const struct exec *exec, const struct model *model,
         if (done) done(context, layer);
     }
     const struct param *embedding = model_param(model, WEIGHT_EMBED, -1);
-    if (embedding->grad.data)
+    if (shard->embedding && embedding->grad.data)
         exec->k->embedding_backward(exec->stream, &embedding->grad, batch->ids, d, batch->tokens);
     if (done) done(context, -1);
 }
@@ -94,12 +99,14 @@ size_t stage_scratch_bytes(const struct model *model, const struct adapter *adap
                                 .loss_weights = &weight,
                                 .training = backward};
     struct stage_acts acts;
-    stage_acts_push(&acts, &held, &exec, &model->config, tokens, ACTS_INPUT);
+    stage_acts_push(&acts, &held, &exec, model, tokens, ACTS_INPUT);
     stage_forward(&exec, model, &batch, &acts);
-    head_logits(&exec, model, NULL, NULL, NULL, logit_rows);
     void *d = backward ? acts.hidden : NULL; /* any address: nothing is written */
     double loss = 0.0;
-    head_loss(&exec, model, &batch, acts.hidden, d, &loss, NULL);
+    if (model->shard.head) {
+        head_logits(&exec, model, NULL, NULL, NULL, logit_rows);
+        head_loss(&exec, model, &batch, acts.hidden, d, &loss, NULL);
+    }
     if (backward) backward_to(&exec, model, &batch, &acts, d, -1, NULL, NULL);
     return scratch.peak;
 }

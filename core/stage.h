@@ -1,4 +1,4 @@
-/* The one loop over the layers. */
+/* The one loop over the layers: all of a model, or those of a pipeline stage. */
 #ifndef STRATA_CORE_STAGE_H
 #define STRATA_CORE_STAGE_H
 
@@ -13,17 +13,17 @@ enum acts_keep {
 
 struct stage_acts {
     enum acts_keep keep;
-    int64_t capacity; /* tokens */
-    int layers;
-    struct block_acts blocks[MODEL_MAX_LAYERS];
-    struct block_acts work; /* what layers share unless all is kept */
-    float *rope_table;      /* (N, D/2, 2) */
-    void *hidden;           /* (N, C) output of the last layer; set by stage_forward */
+    int64_t capacity;                           /* tokens */
+    struct block_acts blocks[MODEL_MAX_LAYERS]; /* those of the model's layers are set */
+    struct block_acts work;                     /* what layers share unless all is kept */
+    float *rope_table;                          /* (N, D/2, 2) */
+    void *input;  /* (N, C) where the stage's input belongs, if it does not embed */
+    void *hidden; /* (N, C) output of the last layer; set by stage_forward */
 };
 
 /* Lays out activations for up to `tokens` tokens in `arena` (which may be counting). */
 void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct exec *exec,
-                     const struct model_config *config, int64_t tokens, enum acts_keep keep);
+                     const struct model *model, int64_t tokens, enum acts_keep keep);
 
 /* Scratch bytes that a forward (and backward, with loss) of `tokens` tokens needs at most, found by
  * running the same code on nothing. `model` and `adapter` (or NULL) may be described on a counting
@@ -31,7 +31,8 @@ void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct 
 size_t stage_scratch_bytes(const struct model *model, const struct adapter *adapter, enum dtype act,
                            int64_t tokens, int64_t logit_rows, bool backward);
 
-/* Embeds and runs all layers; acts->hidden is the last layer's output. */
+/* Embeds, or takes acts->input where the embedding is not here, and runs the model's layers;
+ * acts->hidden is the last one's output. */
 void stage_forward(const struct exec *exec, const struct model *model, const struct batch *batch,
                    struct stage_acts *acts);
 
@@ -39,8 +40,9 @@ void stage_forward(const struct exec *exec, const struct model *model, const str
  */
 typedef void stage_layer_done(void *context, int layer);
 
-/* d (N, C): in the gradient of acts->hidden. Gradients += into the trained parameters. `done` may
- * be NULL. Stops below the lowest layer that has anything to train. */
+/* d (N, C): in the gradient of acts->hidden, out that of acts->input where the embedding is not
+ * here. Gradients += into the trained parameters. `done` may be NULL. Where the embedding is here,
+ * it stops below the lowest layer that has anything to train. */
 void stage_backward(const struct exec *exec, const struct model *model, const struct batch *batch,
                     struct stage_acts *acts, void *d, stage_layer_done *done, void *context);
 

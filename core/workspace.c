@@ -8,7 +8,7 @@ static size_t count_activations(const struct model *model, enum dtype act,
     struct stage_acts acts;
     arena_count(&counted, "activations");
     const struct exec exec = {.k = kernels_nothing(act)};
-    stage_acts_push(&acts, &counted, &exec, &model->config, plan->tokens, plan->keep);
+    stage_acts_push(&acts, &counted, &exec, model, plan->tokens, plan->keep);
     return counted.peak;
 }
 
@@ -34,7 +34,7 @@ enum status workspace_open(struct workspace *ws, const struct model *model,
         return status;
     }
     ws->exec = (struct exec){&ws->stream, kernels, tp ? tp : &ws->self, &ws->scratch};
-    stage_acts_push(&ws->acts, &ws->held, &ws->exec, &model->config, plan->tokens, plan->keep);
+    stage_acts_push(&ws->acts, &ws->held, &ws->exec, model, plan->tokens, plan->keep);
     return STATUS_OK;
 }
 

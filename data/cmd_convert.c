@@ -79,8 +79,8 @@ static enum status load(struct convert *convert) {
     struct stream stream;
     stream_open_cpu(&stream, (int)convert->threads);
     bool moves = stored == DTYPE_BF16 && !convert->adapter;
-    TRY(model_load(&convert->model, &convert->file, moves ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32, 0,
-                   stream.threads));
+    TRY(model_load(&convert->model, &convert->file, NULL,
+                   moves ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32, 0, stream.threads));
     if (!convert->adapter) return STATUS_OK;
     struct adapter adapter = {0};
     enum status status = adapter_load(&adapter, "merged", &convert->model, convert->adapter);

@@ -76,7 +76,7 @@ static int64_t longest_of(const struct token_lines *lines) {
 static enum status load(struct eval *eval, enum layout layout, int64_t context) {
     struct stream stream;
     stream_open_cpu(&stream, (int)eval->threads);
-    TRY(model_load(&eval->model, &eval->file, layout, context, stream.threads));
+    TRY(model_load(&eval->model, &eval->file, NULL, layout, context, stream.threads));
     bool bf16 = model_param(&eval->model, WEIGHT_Q, 0)->w.layout == LAYOUT_PANEL_BF16;
     TRY(kernels_cpu(&eval->kernels, NULL, bf16 ? DTYPE_BF16 : DTYPE_F32));
     if (!eval->adapter_path) return STATUS_OK;

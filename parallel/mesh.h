@@ -3,7 +3,7 @@
  * An axis's order is how close its ranks are: tensor-parallel peers talk in every layer and are
  * neighbours, pipeline stages talk least and are far apart.
  *
- *     rank = (pp * DP + dp) * TP + tp          (fastest axis first in enum mesh_axis)
+ *     rank = ((pp * DP + dp) * CP + cp) * TP + tp          in the order tp-cp-dp-pp
  *
  * All but mesh_open is arithmetic without MPI. */
 #ifndef STRATA_PARALLEL_MESH_H
@@ -11,22 +11,29 @@
 
 #include "core/comm.h"
 
-enum mesh_axis { MESH_TP, MESH_DP, MESH_PP, MESH_AXES };
+enum mesh_axis { MESH_TP, MESH_CP, MESH_DP, MESH_PP, MESH_AXES };
 
 struct mesh {
-    int size[MESH_AXES]; /* ranks along each axis; their product is the job's ranks */
+    int size[MESH_AXES];             /* ranks along each axis; their product is the job's ranks */
+    enum mesh_axis order[MESH_AXES]; /* neighbours first */
 };
 
 struct mesh_place {
     int at[MESH_AXES];
 };
 
-/* "tp", "dp", "pp" */
+/* "tp", "cp", "dp", "pp" */
 const char *mesh_axis_name(enum mesh_axis axis);
 
-/* Fills in sizes. dp = 0 takes what tp and pp leave. STATUS_CONFIG says which product does not fit
- * the number of ranks. */
-enum status mesh_create(struct mesh *mesh, int ranks, int dp, int pp, int tp);
+/* What a run asks for. */
+struct mesh_options {
+    int64_t tp, cp, dp, pp; /* dp = 0 takes what the others leave */
+    const char *order;      /* "tp-cp-dp-pp": each axis once, neighbours first */
+};
+
+/* STATUS_CONFIG says which product does not fit the number of ranks, or what is wrong with the
+ * order. */
+enum status mesh_create(struct mesh *mesh, int ranks, const struct mesh_options *options);
 
 int mesh_ranks(const struct mesh *mesh);
 struct mesh_place mesh_place(const struct mesh *mesh, int rank);
@@ -37,9 +44,10 @@ int mesh_group(const struct mesh *mesh, enum mesh_axis axis, int rank);
 
 struct mesh_comms {
     struct comm comm[MESH_AXES]; /* my rank in comm[axis] is my place along it */
+    struct comm replicas;        /* the ranks that hold the same weights: cp x dp, cp neighbours */
 };
 
-/* Splits `world` (mesh_ranks ranks) once along every axis. Collective. */
+/* Splits `world` (mesh_ranks ranks) once along every axis, and into replicas. Collective. */
 enum status mesh_open(struct mesh_comms *comms, const struct mesh *mesh, const struct comm *world);
 
 /* May be called twice, and on a zeroed struct. Collective. */

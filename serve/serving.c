@@ -48,7 +48,7 @@ static enum status choose_kernels(struct serving *serving, const struct serving_
 
 static enum status load_weights(struct serving *serving, const struct serving_options *options) {
     TRY(model_file_open(&serving->file, options->model, false));
-    TRY(model_load(&serving->model, &serving->file, matrix_layout(options), options->context,
+    TRY(model_load(&serving->model, &serving->file, NULL, matrix_layout(options), options->context,
                    (int)options->threads));
     if (options->context > serving->model.config.max_context)
         log_line(LOG_WARN,
@@ -161,11 +161,12 @@ enum status serving_open(struct serving *serving, const struct serving_options *
 static enum status plan_all(struct serving *serving, const struct serving_options *options,
                             struct engine_layout *layout) {
     TRY(model_file_open(&serving->file, options->model, false));
-    TRY(model_plan(&serving->model, &serving->file, matrix_layout(options), options->context));
+    TRY(model_plan(&serving->model, &serving->file, NULL, matrix_layout(options),
+                   options->context));
     TRY(choose_kernels(serving, options));
     TRY(list_adapters(serving, options->adapter_count));
     for (int i = 0; i < options->adapter_count; i++) {
-        TRY(adapter_plan(&serving->adapters[i], &serving->model.config,
+        TRY(adapter_plan(&serving->adapters[i], &serving->model,
                          strchr(options->adapters[i], '=') + 1));
         serving->adapter_count = i + 1;
         serving->served[i] = &serving->adapters[i];

@@ -130,7 +130,7 @@ int main(int argc, char **argv) {
     const struct kernels *kernels;
     enum dtype act = argc > 5 && strcmp(argv[5], "fp32") == 0 ? DTYPE_F32 : DTYPE_BF16;
     check(kernels_cpu(&kernels, "auto", act));
-    check(model_create(&step.model, &config, LAYOUT_PANEL_BF16));
+    check(model_create(&step.model, &config, NULL, LAYOUT_PANEL_BF16));
     model_init_random(&step.model, 1, 0.02f, probe.threads);
     const struct workspace_plan plan = {
         .tokens = sequences, .logit_rows = sequences, .keep = ACTS_NONE};

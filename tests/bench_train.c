@@ -257,7 +257,7 @@ static void open_model(struct bench *b) {
                                   .norm_eps = 1e-5f,
                                   .max_context = o->context,
                                   .rope = {.theta = 10000.0}};
-    check(model_create(&b->model, &config, o->bf16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32));
+    check(model_create(&b->model, &config, NULL, o->bf16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32));
     model_init_random(&b->model, 1, 0.02f, 1);
     if (!o->lora) return;
     struct adapter_config lora = {.rank = (int)o->rank, .alpha = 2.0 * (double)o->rank};

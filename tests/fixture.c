@@ -43,7 +43,7 @@ void fixture_open(struct fixture *fixture, const char *name, const char *model, 
     assert_ok(model_file_open(&file, path, false));
     bool dynamic = strcmp(name, "llama_dynamic") == 0;
     fixture->prefix = dynamic ? "context48." : "";
-    assert_ok(model_load(&fixture->model, &file, LAYOUT_PANEL_F32, dynamic ? 48 : 0, 2));
+    assert_ok(model_load(&fixture->model, &file, NULL, LAYOUT_PANEL_F32, dynamic ? 48 : 0, 2));
     model_file_close(&file);
     snprintf(path, sizeof path, "tests/fixtures/%s/expected.safetensors", model);
     assert_ok(model_file_open(&file, path, false)); /* adapters share their model's tokens */

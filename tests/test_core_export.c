@@ -17,7 +17,7 @@ enum { FAMILIES = sizeof families / sizeof *families, TOKENS = 40 };
 static void load(struct model *model, const char *path) {
     struct model_file file;
     assert_ok(model_file_open(&file, path, false));
-    assert_ok(model_load(model, &file, LAYOUT_PANEL_F32, 0, 2));
+    assert_ok(model_load(model, &file, NULL, LAYOUT_PANEL_F32, 0, 2));
     model_file_close(&file);
 }
 
@@ -151,7 +151,7 @@ static void check_dtype(const char *name, enum export_format format, enum dtype 
     load_fixture(&before, name);
     assert_ok(export_to(&before, format, dtype, path));
     assert_ok(model_file_open(&file, path, false));
-    assert_ok(model_load(&after, &file, LAYOUT_PANEL_F32, 0, 1));
+    assert_ok(model_load(&after, &file, NULL, LAYOUT_PANEL_F32, 0, 1));
     check_rounded(&before, &after, &file, dtype);
     if (format == EXPORT_SAFETENSORS) assert_int_equal(after.config.dtype, dtype);
     model_file_close(&file);

@@ -161,7 +161,7 @@ static float *logits_of(const char *path, uint32_t version, int64_t *count) {
     int32_t ids[TOKENS];
     assert_ok(model_file_open(&file, path, false));
     if (version) assert_int_equal(file.gguf_version, version);
-    assert_ok(model_load(&model, &file, LAYOUT_PANEL_F32, 0, 1));
+    assert_ok(model_load(&model, &file, NULL, LAYOUT_PANEL_F32, 0, 1));
     for (int i = 0; i < TOKENS; i++) ids[i] = (int32_t)((i * i + 3 * i + 1) % model.config.vocab);
     float *logits = model_logits(&model, ids, TOKENS, NULL);
     *count = TOKENS * model.config.vocab;
@@ -192,7 +192,7 @@ static void test_version_2_computes_the_same(void **state) {
     write_file(path);
     assert_same_logits(path, 2, want, count);
     assert_ok(model_file_open(&file, path, false));
-    assert_ok(model_load(&model, &file, LAYOUT_PANEL_F32, 0, 1));
+    assert_ok(model_load(&model, &file, NULL, LAYOUT_PANEL_F32, 0, 1));
     path = temporary_file(&folder, "v3.gguf");
     const struct export_request request = {
         .model = &model, .format = EXPORT_GGUF, .dtype = DTYPE_F32, .path = path};

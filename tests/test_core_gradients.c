@@ -69,7 +69,7 @@ static void make_model(struct model *model, const struct shape *shape) {
                                   .qk_norm = shape->qk_norm,
                                   .bos = -1};
     for (int i = 0; i < config.layers; i++) config.sliding[i] = shape->window > 0;
-    assert_ok(model_create(model, &config, LAYOUT_PANEL_F32));
+    assert_ok(model_create(model, &config, NULL, LAYOUT_PANEL_F32));
     for (int i = 0; i < model->param_count; i++)
         if (model->params[i].w.data) fill_param(&model->params[i], i);
 }

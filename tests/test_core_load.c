@@ -79,7 +79,7 @@ static void check_message(const char *word) {
 static enum status load(struct files *files, bool header_only, struct model *model) {
     struct model_file file;
     assert_ok(model_file_open(&file, files->folder.path, header_only));
-    enum status status = model_load(model, &file, LAYOUT_COUNT, 0, 2);
+    enum status status = model_load(model, &file, NULL, LAYOUT_COUNT, 0, 2);
     model_file_close(&file);
     return status;
 }

@@ -244,10 +244,10 @@ static void test_random_weights_are_the_same_for_any_threads(void **state) {
     assert_ok(model_config_read_hf(&config, "tests/fixtures/qwen3"));
     for (int i = 0; i < 2; i++) {
         struct model one, many;
-        assert_ok(model_create(&one, &config, layouts[i]));
+        assert_ok(model_create(&one, &config, NULL, layouts[i]));
         model_init_random(&one, 7, 0.02f, 1);
         for (int threads = 2; threads <= 5; threads++) {
-            assert_ok(model_create(&many, &config, layouts[i]));
+            assert_ok(model_create(&many, &config, NULL, layouts[i]));
             model_init_random(&many, 7, 0.02f, threads);
             for (int p = 0; p < one.param_count; p++) {
                 const struct weight *w = &one.params[p].w;

@@ -22,7 +22,7 @@ static void open_model(struct model *model, const char *name, enum dtype act) {
     snprintf(path, sizeof path, "tests/fixtures/%s", name);
     assert_ok(model_file_open(&file, path, false));
     enum layout layout = act == DTYPE_BF16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32;
-    assert_ok(model_load(model, &file, layout, 0, 1));
+    assert_ok(model_load(model, &file, NULL, layout, 0, 1));
     model_file_close(&file);
 }
 

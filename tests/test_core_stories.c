@@ -16,7 +16,7 @@ static void open_at(struct model_file *file, const char *name) {
 static void load_at(struct model *model, const char *name) {
     struct model_file file;
     open_at(&file, name);
-    assert_ok(model_load(model, &file, LAYOUT_PANEL_F32, 0, 2));
+    assert_ok(model_load(model, &file, NULL, LAYOUT_PANEL_F32, 0, 2));
     model_file_close(&file);
 }
 
@@ -185,7 +185,7 @@ static void check_gguf(const char *name, const int32_t *ids, int count) {
     int64_t streams = (int64_t)network.layers * count * network.width;
     double *want_hidden = malloc((size_t)streams * sizeof *want_hidden);
     double *want = network_f64_logits(&network, ids, count, want_hidden);
-    assert_ok(model_load(&model, &file, LAYOUT_PANEL_F32, 0, 2));
+    assert_ok(model_load(&model, &file, NULL, LAYOUT_PANEL_F32, 0, 2));
     assert_int_equal(model.config.vocab, network.vocab);
     float *hidden = malloc((size_t)streams * sizeof *hidden);
     float *got = model_logits(&model, ids, count, hidden);

@@ -270,7 +270,8 @@ static void test_mesh_comms_join_lines(void **state) {
     struct mesh mesh;
     struct mesh_comms comms;
     int tp = job.world.size % 2 == 0 ? 2 : 1;
-    assert_ok(mesh_create(&mesh, job.world.size, 0, 1, tp));
+    const struct mesh_options options = {tp, 1, 0, 1, "tp-cp-dp-pp"};
+    assert_ok(mesh_create(&mesh, job.world.size, &options));
     assert_ok(mesh_open(&comms, &mesh, &job.world));
     struct mesh_place place = mesh_place(&mesh, job.world.rank);
     for (int axis = 0; axis < MESH_AXES; axis++) {

@@ -7,14 +7,23 @@
 
 #include <sched.h>
 
+static const char *const orders[] = {"tp-cp-dp-pp", "tp-pp-cp-dp", "dp-cp-pp-tp"};
+
+static void check_orders(void (*check)(const struct mesh *), struct mesh_options o) {
+    for (int i = 0; i < 3; i++) {
+        struct mesh mesh;
+        o.order = orders[i];
+        assert_ok(mesh_create(&mesh, (int)(o.dp * o.pp * o.cp * o.tp), &o));
+        check(&mesh);
+    }
+}
+
 static void for_each_mesh(void (*check)(const struct mesh *)) {
-    for (int dp = 1; dp <= 5; dp++)
-        for (int pp = 1; pp <= 4; pp++)
-            for (int tp = 1; tp <= 4; tp++) {
-                struct mesh mesh;
-                assert_ok(mesh_create(&mesh, dp * pp * tp, dp, pp, tp));
-                check(&mesh);
-            }
+    for (int dp = 1; dp <= 4; dp++)
+        for (int pp = 1; pp <= 3; pp++)
+            for (int cp = 1; cp <= 2; cp++)
+                for (int tp = 1; tp <= 3; tp++)
+                    check_orders(check, (struct mesh_options){tp, cp, dp, pp, NULL});
 }
 
 static void check_bijection(const struct mesh *mesh) {
@@ -46,11 +55,12 @@ static void check_groups(const struct mesh *mesh) {
         }
 }
 
-/* Tensor-parallel peers are neighbours: they land on one host first. */
+/* Peers of the first axis of the order are neighbours: they land on one host first. */
 static void check_neighbours(const struct mesh *mesh) {
+    enum mesh_axis nearest = mesh->order[0];
     for (int rank = 0; rank < mesh_ranks(mesh); rank++) {
-        int first = mesh_group(mesh, MESH_TP, rank);
-        assert_in_range(rank - first, 0, mesh->size[MESH_TP] - 1);
+        int first = mesh_group(mesh, nearest, rank);
+        assert_in_range(rank - first, 0, mesh->size[nearest] - 1);
     }
 }
 
@@ -64,23 +74,43 @@ static void test_groups_are_lines(void **state) {
     for_each_mesh(check_groups);
 }
 
-static void test_tensor_peers_are_neighbours(void **state) {
+static void test_nearest_peers_are_neighbours(void **state) {
     (void)state;
     for_each_mesh(check_neighbours);
+}
+
+static enum status create(struct mesh *mesh, int ranks, int64_t tp, int64_t cp, int64_t dp,
+                          int64_t pp) {
+    const struct mesh_options options = {tp, cp, dp, pp, "tp-cp-dp-pp"};
+    return mesh_create(mesh, ranks, &options);
 }
 
 static void test_sizes(void **state) {
     (void)state;
     struct mesh mesh;
-    assert_ok(mesh_create(&mesh, 24, 0, 2, 4));
+    assert_ok(create(&mesh, 24, 4, 1, 0, 2));
     assert_int_equal(mesh.size[MESH_DP], 3);
-    assert_int_equal(mesh_create(&mesh, 24, 0, 5, 1), STATUS_CONFIG);
-    assert_int_equal(mesh_create(&mesh, 24, 2, 2, 4), STATUS_CONFIG);
-    assert_non_null(strstr(status_message(), "dp 2 x pp 2 x tp 4"));
+    assert_ok(create(&mesh, 24, 2, 3, 0, 2));
+    assert_int_equal(mesh.size[MESH_DP], 2);
+    assert_int_equal(create(&mesh, 24, 1, 1, 0, 5), STATUS_CONFIG);
+    assert_int_equal(create(&mesh, 24, 4, 1, 2, 2), STATUS_CONFIG);
+    assert_non_null(strstr(status_message(), "dp 2 x pp 2 x cp 1 x tp 4"));
     assert_non_null(strstr(status_message(), "24"));
-    assert_int_equal(mesh_create(&mesh, 24, 1, 0, 4), STATUS_CONFIG);
-    assert_int_equal(mesh_create(&mesh, 2, 0, 2000000000, 2000000000), STATUS_CONFIG);
-    assert_int_equal(mesh_create(&mesh, 2, 2000000000, 2000000000, 2000000000), STATUS_CONFIG);
+    assert_int_equal(create(&mesh, 24, 4, 1, 1, 0), STATUS_CONFIG);
+    assert_int_equal(create(&mesh, 2, 2000000000, 2000000000, 0, 2000000000), STATUS_CONFIG);
+    assert_int_equal(create(&mesh, 2, INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX), STATUS_CONFIG);
+}
+
+static void test_orders(void **state) {
+    (void)state;
+    static const char *const wrong[] = {
+        "", "tp", "tp-cp-dp", "tp-cp-dp-dp", "tp-cp-dp-pp-", "tp,cp,dp,pp"};
+    struct mesh mesh;
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        const struct mesh_options options = {1, 1, 1, 1, wrong[i]};
+        assert_int_equal(mesh_create(&mesh, 1, &options), STATUS_CONFIG);
+        assert_non_null(strstr(status_message(), wrong[i]));
+    }
 }
 
 static int allowed_cpus(void) {
@@ -109,8 +139,11 @@ static void test_cores_are_shared_fairly(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rank_and_place_are_inverse),  cmocka_unit_test(test_groups_are_lines),
-        cmocka_unit_test(test_tensor_peers_are_neighbours), cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_rank_and_place_are_inverse),
+        cmocka_unit_test(test_groups_are_lines),
+        cmocka_unit_test(test_nearest_peers_are_neighbours),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_orders),
         cmocka_unit_test(test_cores_are_shared_fairly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -71,7 +71,7 @@ static void open_model(struct bench *bench, const char *name, const char *adapte
     snprintf(path, sizeof path, "tests/fixtures/%s", name);
     enum layout layout = act == DTYPE_BF16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32;
     assert_ok(model_file_open(&file, path, false));
-    assert_ok(model_load(&bench->model, &file, layout, 0, 1));
+    assert_ok(model_load(&bench->model, &file, NULL, layout, 0, 1));
     model_file_close(&file);
     assert_ok(kernels_cpu(&bench->kernels, NULL, act));
     bench->tokenizer = fake_tokenizer_create((int32_t)bench->model.config.vocab);

@@ -71,7 +71,7 @@ static void bench_open(struct bench *bench, enum dtype act) {
         .top_k = -1,
     };
     assert_ok(kernels_cpu(&bench->kernels, NULL, act));
-    assert_ok(model_create(&bench->model, &config,
+    assert_ok(model_create(&bench->model, &config, NULL,
                            act == DTYPE_BF16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32));
     model_init_random(&bench->model, 5, 0.3f, 1);
     for (int i = 0; i < ADAPTERS; i++) make_adapter(bench, i);

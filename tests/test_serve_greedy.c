@@ -57,7 +57,7 @@ static void check_model(const char *name, const json_t *entries) {
     assert_ok(
         tokenizer_open(&tokenizer, path_of("gguf_stories260k_quantised/stories260K-F32.gguf")));
     assert_ok(model_file_open(&file, path_of(name), false));
-    assert_ok(model_load(&model, &file, LAYOUT_PANEL_F32, 0, 1));
+    assert_ok(model_load(&model, &file, NULL, LAYOUT_PANEL_F32, 0, 1));
     const struct engine_options options = {.model = &model,
                                            .tokenizer = tokenizer,
                                            .kernels = kernels,

@@ -44,8 +44,8 @@ static void write_model(const char *directory, const char *tokenizer, enum dtype
     struct model model;
     struct model_config config = shape;
     config.dtype = dtype;
-    assert_ok(
-        model_create(&model, &config, dtype == DTYPE_BF16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32));
+    assert_ok(model_create(&model, &config, NULL,
+                           dtype == DTYPE_BF16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32));
     static float rows[PANEL_ROWS * 2048];
     for (int i = 0; i < PANEL_ROWS * 2048; i++) rows[i] = 0.01f * (float)(i * 31 % 17 - 8);
     for (int p = 0; p < model.param_count; p++) {

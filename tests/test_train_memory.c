@@ -151,7 +151,7 @@ static void write_model(struct setup *setup, int layers) {
     struct model_config config;
     arena_count(&arena, "weights");
     assert_ok(model_config_read_json(&config, temporary_file(&setup->folder, "config.json")));
-    assert_ok(model_describe(&model, &config, LAYOUT_PANEL_F32, &arena));
+    assert_ok(model_describe(&model, &config, NULL, LAYOUT_PANEL_F32, &arena));
     assert_int_equal(config.layers, layers);
     struct tensor_spec *specs = calloc((size_t)model.param_count, sizeof *specs);
     assert_non_null(specs);

@@ -52,7 +52,7 @@ static void record_wait(struct comm *comm, struct stream *s, struct comm_request
 
 /* One rank, of which the sum over ranks is what it has. */
 static void open_recorder(struct comm *comm, struct comm_ops *ops, struct record *record) {
-    comm_open_self(comm, "world");
+    comm_open_self(comm, "replicas");
     *ops = *comm->ops;
     ops->start_all_reduce = record_start;
     ops->wait = record_wait;
@@ -106,8 +106,9 @@ static void check_training(const char *train) {
                          folder.path, folder.path, LENGTH, folder.path, train);
     run_options_tables(&options, tables);
     assert_ok(config_parse(tables, RUN_TABLES, text, (size_t)bytes, "run.yaml", NULL, 0));
-    open_recorder(&job.world, &ops, &record);
+    comm_open_self(&job.world, "world");
     assert_ok(trainer_open(&trainer, &options, &job));
+    open_recorder(&trainer.comms.replicas, &ops, &record);
     for (int step = 0; step < 2; step++) check_step(&trainer, &record);
     trainer_close(&trainer);
     config_free(tables, RUN_TABLES);

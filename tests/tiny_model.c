@@ -169,7 +169,7 @@ void tiny_model_write(struct tiny_model *tiny) {
     assert_non_null(mkdtemp(tiny->adapter));
     const struct model_config config = tiny_config();
     struct model model;
-    assert_ok(model_create(&model, &config, LAYOUT_PANEL_F32));
+    assert_ok(model_create(&model, &config, NULL, LAYOUT_PANEL_F32));
     model_init_random(&model, 11, 0.4f, 1);
     write_tokenizer(tiny->directory);
     write_config(tiny->directory);

@@ -20,7 +20,7 @@ static const struct model_config shape = {.family = FAMILY_LLAMA,
 
 static enum status write_model(const char *directory, const char *tokenizer) {
     struct model model;
-    TRY(model_create(&model, &shape, LAYOUT_PANEL_BF16));
+    TRY(model_create(&model, &shape, NULL, LAYOUT_PANEL_BF16));
     model_init_random(&model, 1, 0.02f, 1);
     const struct export_request request = {.model = &model,
                                            .format = EXPORT_SAFETENSORS,

@@ -11,9 +11,8 @@
 
 /* My sequences of the step, a microbatch at a time. The last ones may be empty. */
 static enum status read_microbatches(struct trainer *t) {
-    const struct comm *world = &t->parallel->world;
     int64_t batch = t->options->train.global_batch;
-    struct loader_share mine = loader_share(batch, world->rank, world->size);
+    struct loader_share mine = loader_share(batch, t->place.at[MESH_DP], t->mesh.size[MESH_DP]);
     int64_t first = t->step * batch + mine.first, left = mine.count;
     for (int i = 0; i < t->micro_count; i++) {
         int64_t count = min_i64(left, t->micro_sequences);
@@ -148,9 +147,8 @@ static enum status validate_batch(struct trainer *t, int64_t first, int64_t coun
 }
 
 enum status trainer_validate(struct trainer *t, double *loss) {
-    const struct comm *world = &t->parallel->world;
     struct loader_share mine =
-        loader_share(loader_sequences(t->validation), world->rank, world->size);
+        loader_share(loader_sequences(t->validation), t->place.at[MESH_DP], t->mesh.size[MESH_DP]);
     double sums[2] = {0.0, 0.0}; /* weighted losses, weights */
     enum status status = STATUS_OK;
     for (int64_t i = 0; i < mine.count && status == STATUS_OK; i += t->micro_sequences) {

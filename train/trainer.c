@@ -25,20 +25,29 @@ static enum layout matrix_layout(const struct trainer *t) {
     return in_bf16(t) ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32;
 }
 
+/* Where rank `rank` of `ranks` stands. */
+static enum status place_rank(struct trainer *t, int rank, int ranks) {
+    static const struct mesh_options data_parallel = {
+        .tp = 1, .cp = 1, .pp = 1, .order = "tp-cp-dp-pp"};
+    TRY(mesh_create(&t->mesh, ranks, &data_parallel));
+    t->place = mesh_place(&t->mesh, rank);
+    return STATUS_OK;
+}
+
 static enum status open_model(struct trainer *t) {
     const struct run_options *o = t->options;
     if (!*o->model.path) {
         struct model_config config;
         TRY(model_config_read_json(&config, o->model.config));
         config.rope.context = o->data.sequence_length;
-        TRY(model_create(&t->model, &config, matrix_layout(t)));
+        TRY(model_create(&t->model, &config, NULL, matrix_layout(t)));
         model_init_random(&t->model, (uint64_t)o->train.seed, (float)o->model.init_std, t->threads);
         return STATUS_OK;
     }
     struct model_file file;
     TRY(model_file_open(&file, o->model.path, false));
     enum status status =
-        model_load(&t->model, &file, matrix_layout(t), o->data.sequence_length, t->threads);
+        model_load(&t->model, &file, NULL, matrix_layout(t), o->data.sequence_length, t->threads);
     model_file_close(&file);
     return status;
 }
@@ -106,9 +115,9 @@ static enum status open_data(struct trainer *t) {
 }
 
 /* A rank's share of the global batch, cut into microbatches; sized for the largest share. */
-static enum status plan_microbatches(struct trainer *t, int ranks) {
+static enum status plan_microbatches(struct trainer *t) {
     const struct train_options *o = &t->options->train;
-    int64_t share = loader_share(o->global_batch, 0, ranks).count;
+    int64_t share = loader_share(o->global_batch, 0, t->mesh.size[MESH_DP]).count;
     t->micro_sequences = o->micro_batch ? min_i64(o->micro_batch, share) : share;
     int64_t length = t->options->data.sequence_length;
     if (t->micro_sequences > INT32_MAX / length) /* segments begin at int32_t offsets */
@@ -148,10 +157,9 @@ static void push_batches(struct trainer *t, struct arena *arena) {
 }
 
 static enum status push_gradients(struct trainer *t, struct arena *arena) {
-    struct comm *world = t->parallel ? &t->parallel->world : NULL; /* NULL while planning */
     dp_free(&t->dp);
-    return dp_plan(&t->dp, world, &t->ws.stream, t->params, t->param_count, t->model.config.layers,
-                   DP_BUCKET_BYTES, arena);
+    return dp_plan(&t->dp, &t->comms.replicas, &t->ws.stream, t->params, t->param_count,
+                   t->model.config.layers, DP_BUCKET_BYTES, arena);
 }
 
 static enum status push_optimizer(struct trainer *t, struct arena *arena) {
@@ -189,6 +197,9 @@ static enum status open_memory(struct trainer *t) {
 }
 
 static enum status open_parts(struct trainer *t) {
+    const struct comm *world = &t->parallel->world;
+    TRY(place_rank(t, world->rank, world->size));
+    TRY(mesh_open(&t->comms, &t->mesh, world));
     TRY(parallel_kernels(&t->parallel->world, &t->kernels, t->options->train.instructions,
                          activations_dtype(t)));
     TRY(open_model(t));
@@ -196,7 +207,7 @@ static enum status open_parts(struct trainer *t) {
     TRY(list_trained(t));
     TRY(open_data(t));
     plan_steps(t);
-    TRY(plan_microbatches(t, t->parallel->world.size));
+    TRY(plan_microbatches(t));
     return open_memory(t);
 }
 
@@ -214,7 +225,7 @@ static enum status describe_model(struct trainer *t, struct arena *weights) {
         TRY(model_config_read_json(&config, o->model.config));
     }
     config.rope.context = o->data.sequence_length;
-    return model_describe(&t->model, &config, matrix_layout(t), weights);
+    return model_describe(&t->model, &config, NULL, matrix_layout(t), weights);
 }
 
 static enum status describe_adapter(struct trainer *t, struct arena *factors) {
@@ -226,7 +237,7 @@ static enum status describe_adapter(struct trainer *t, struct arena *factors) {
     else
         TRY(run_options_adapter(&o->lora, &config));
     t->trained = &t->adapter;
-    return adapter_describe(&t->adapter, &t->model.config, &config, factors);
+    return adapter_describe(&t->adapter, &t->model, &config, factors);
 }
 
 static enum status plan_parts(struct trainer *t, int ranks, struct trainer_memory *memory) {
@@ -236,7 +247,8 @@ static enum status plan_parts(struct trainer *t, int ranks, struct trainer_memor
     TRY(describe_model(t, &weights));
     TRY(describe_adapter(t, &factors));
     TRY(list_trained(t));
-    TRY(plan_microbatches(t, ranks));
+    TRY(place_rank(t, 0, ranks));
+    TRY(plan_microbatches(t));
     TRY(count_arenas(t, memory));
     const struct workspace_plan plan = plan_workspace(t);
     workspace_count(&t->model, activations_dtype(t), &plan, &memory->activations, &memory->scratch);
@@ -328,6 +340,7 @@ void trainer_close(struct trainer *t) {
     model_free(&t->model);
     free(t->params);
     free(t->micro);
+    mesh_close(&t->comms);
     memset(t, 0, sizeof *t);
 }
 

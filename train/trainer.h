@@ -8,6 +8,7 @@
 #include "data/tokenizer.h"
 #include "parallel/checkpoint.h"
 #include "parallel/data_parallel.h"
+#include "parallel/mesh.h"
 #include "parallel/parallel.h"
 #include "train/optimizer.h"
 #include "train/options.h"
@@ -23,6 +24,9 @@ struct trainer_memory {
 struct trainer {
     const struct run_options *options;
     struct parallel *parallel;
+    struct mesh mesh;
+    struct mesh_place place; /* mine */
+    struct mesh_comms comms;
     const struct kernels *kernels;
     int threads;
 
