@@ -118,10 +118,23 @@ static const char *const fixed[] = {
 static const char *const fixed_lora[] = {"lora.rank", "lora.targets", NULL};
 /* Length, reports, and what changes no result: every sum has an order of its own, whatever the
  * threads. Of the instructions it is the table they chose that counts (check_found). */
-static const char *const free_keys[] = {
-    "train.steps",          "train.epochs",           "train.out",          "train.log_every",
-    "train.validate_every", "train.checkpoint_every", "train.keep",         "train.export",
-    "train.resume",         "train.threads",          "train.instructions", NULL};
+static const char *const free_keys[] = {"train.steps",
+                                        "train.epochs",
+                                        "train.out",
+                                        "train.log_every",
+                                        "train.validate_every",
+                                        "train.checkpoint_every",
+                                        "train.keep",
+                                        "train.export",
+                                        "train.resume",
+                                        "train.threads",
+                                        "train.instructions",
+                                        "parallel.tp",
+                                        "parallel.cp",
+                                        "parallel.dp",
+                                        "parallel.pp",
+                                        "parallel.order",
+                                        NULL};
 
 struct check {
     const struct trainer *trainer;

@@ -99,11 +99,28 @@ static const struct config_row lora_rows[] = {
      .help = "a PEFT directory to start from; its settings replace those above"},
 };
 
+static const struct config_row parallel_rows[] = {
+    {"tp", CONFIG_INT, FIELD(parallel_options, tp), "1", .low = 1, .high = 1024,
+     .help = "tensor parallel: ranks that share each layer"},
+    {"cp", CONFIG_INT, FIELD(parallel_options, cp), "1", .low = 1, .high = 1024,
+     .help = "context parallel: ranks that share each sequence"},
+    {"dp", CONFIG_INT, FIELD(parallel_options, dp), "0", .low = 0, .high = 1e6,
+     .help =
+         "data parallel: replicas, each with its share of the batch; 0 takes the ranks that the "
+         "others leave"},
+    {"pp", CONFIG_INT, FIELD(parallel_options, pp), "1", .low = 1, .high = 512,
+     .help = "pipeline parallel: stages of layers"},
+    {"order", CONFIG_STRING, FIELD(parallel_options, order), "tp-cp-dp-pp",
+     .help = "which ranks are neighbours, and so on one node: the first axis's"},
+};
+
 void run_options_tables(struct run_options *options, struct config_table tables[RUN_TABLES]) {
     tables[0] = (struct config_table){"model", model_rows, ROWS(model_rows), &options->model};
     tables[1] = (struct config_table){"data", loader_rows, loader_row_count, &options->data};
     tables[2] = (struct config_table){"train", train_rows, ROWS(train_rows), &options->train};
     tables[3] = (struct config_table){"lora", lora_rows, ROWS(lora_rows), &options->lora};
+    tables[4] =
+        (struct config_table){"parallel", parallel_rows, ROWS(parallel_rows), &options->parallel};
 }
 
 enum status run_options_check(const struct run_options *options) {

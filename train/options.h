@@ -46,14 +46,21 @@ struct lora_options {
     char *init_from; /* a PEFT directory */
 };
 
+/* How the ranks share the work (parallel/mesh.h). */
+struct parallel_options {
+    int64_t tp, cp, dp, pp; /* dp = 0: what the others leave */
+    char *order;            /* of the axes, neighbours first */
+};
+
 struct run_options {
     struct model_options model;
     struct loader_options data;
     struct train_options train;
     struct lora_options lora;
+    struct parallel_options parallel;
 };
 
-enum { RUN_TABLES = 4 };
+enum { RUN_TABLES = 5 };
 
 /* Points `tables` at the parts of `options`. */
 void run_options_tables(struct run_options *options, struct config_table tables[RUN_TABLES]);

@@ -27,9 +27,12 @@ static enum layout matrix_layout(const struct trainer *t) {
 
 /* Where rank `rank` of `ranks` stands. */
 static enum status place_rank(struct trainer *t, int rank, int ranks) {
-    static const struct mesh_options data_parallel = {
-        .tp = 1, .cp = 1, .pp = 1, .order = "tp-cp-dp-pp"};
-    TRY(mesh_create(&t->mesh, ranks, &data_parallel));
+    const struct parallel_options *o = &t->options->parallel;
+    const struct mesh_options degrees = {o->tp, o->cp, o->dp, o->pp, o->order};
+    if (o->tp * o->cp * o->pp > 1)
+        return status_fail(STATUS_UNSUPPORTED,
+                           "this version trains data parallel alone: parallel.tp, cp and pp are 1");
+    TRY(mesh_create(&t->mesh, ranks, &degrees));
     t->place = mesh_place(&t->mesh, rank);
     return STATUS_OK;
 }
