@@ -6,9 +6,10 @@
  * 1, all cores, 128 tokens, 22 layers, bf16 activations (or fp32) where they are not given.
  *
  * A step is one token of each of BATCH sequences over paged keys and values, logits included. One
- * JSON line: tok/s and bytes of weights touched a second (median of steps), the read bandwidth and
- * FMA peak of the same run (the better of before and after the steps: what else the machine does
- * can only lower a ceiling), and the ratios to them. */
+ * JSON line: tok/s and bytes of weights touched a second, the read bandwidth and FMA peak of the
+ * same run, and the ratios to them. A memory's bandwidth moves by half from one second to the next
+ * where others share it, so steps and reads of a buffer take turns, and the median of the ones is
+ * held against the median of the others; the FMA peak is the better of before and after. */
 #define _GNU_SOURCE
 #include "core/workspace.h"
 #include "kernels/base/clock.h"
@@ -19,7 +20,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { STEPS = 12, PAGE = 64, READ_MIB = 1024, READ_RUNS = 5 };
+enum { TURNS = 24, PAGE = 64, READ_MIB = 1024 };
 
 static void check(enum status status) {
     if (status == STATUS_OK) return;
@@ -32,24 +33,36 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Bytes/s of summing a buffer that no cache holds. */
-static double read_bandwidth(int threads) {
-    size_t count = (size_t)READ_MIB << 17;
-    uint64_t *data = aligned_alloc(64, count * sizeof *data), total = 0;
-    if (!data) check(status_fail(STATUS_MEMORY, "no memory for the bandwidth's buffer"));
-    memset(data, 1, count * sizeof *data);
-    double best = 0.0;
-    for (int run = 0; run < READ_RUNS; run++) {
-        double start = clock_seconds();
+static double median(double *values) {
+    qsort(values, TURNS, sizeof *values, by_value);
+    return values[TURNS / 2];
+}
+
+/* A buffer that no cache holds. */
+struct reader {
+    size_t count;
+    uint64_t *data;
+};
+
+static struct reader reader_open(void) {
+    struct reader reader = {.count = (size_t)READ_MIB << 17};
+    reader.data = aligned_alloc(64, reader.count * sizeof *reader.data);
+    if (!reader.data) check(status_fail(STATUS_MEMORY, "no memory for the bandwidth's buffer"));
+    memset(reader.data, 1, reader.count * sizeof *reader.data);
+    return reader;
+}
+
+/* Bytes/s of summing it once. */
+static double read_once(const struct reader *reader, int threads) {
+    const uint64_t *data = reader->data;
+    uint64_t total = 0;
+    double start = clock_seconds();
 #pragma omp parallel for simd num_threads(threads) reduction(+ : total)
-        for (size_t i = 0; i < count; i++) total += data[i];
-        double rate = (double)(count * sizeof *data) / (clock_seconds() - start);
-        if (rate > best) best = rate;
-    }
+    for (size_t i = 0; i < reader->count; i++) total += data[i];
+    double seconds = clock_seconds() - start;
     volatile uint64_t sink = total; /* keeps the sums alive */
     (void)sink;
-    free(data);
-    return best;
+    return (double)(reader->count * sizeof *data) / seconds;
 }
 
 struct step {
@@ -98,17 +111,25 @@ static void make_batch(struct step *s, int32_t sequences, int32_t context) {
                               .kv = &s->pages};
 }
 
-static double median_step(struct step *s) {
-    double seconds[STEPS];
-    for (int i = 0; i < STEPS; i++) {
-        double start = clock_seconds();
-        stage_forward(&s->ws.exec, &s->model, &s->batch, &s->ws.acts);
-        head_logits(&s->ws.exec, &s->model, s->logits, s->ws.acts.hidden, s->rows, s->batch.tokens);
-        check(stream_check(&s->ws.stream));
-        seconds[i] = clock_seconds() - start;
+static double step_once(struct step *s) {
+    double start = clock_seconds();
+    stage_forward(&s->ws.exec, &s->model, &s->batch, &s->ws.acts);
+    head_logits(&s->ws.exec, &s->model, s->logits, s->ws.acts.hidden, s->rows, s->batch.tokens);
+    check(stream_check(&s->ws.stream));
+    return clock_seconds() - start;
+}
+
+/* Medians of a step's seconds and of a read's bytes/s, in turns. */
+static void take_turns(struct step *step, int threads, double *seconds, double *read) {
+    double steps[TURNS], reads[TURNS];
+    struct reader reader = reader_open();
+    for (int i = 0; i < TURNS; i++) {
+        reads[i] = read_once(&reader, threads);
+        steps[i] = step_once(step);
     }
-    qsort(seconds, STEPS, sizeof *seconds, by_value);
-    return seconds[STEPS / 2];
+    free(reader.data);
+    *seconds = median(steps);
+    *read = median(reads);
 }
 
 int main(int argc, char **argv) {
@@ -136,10 +157,9 @@ int main(int argc, char **argv) {
         .tokens = sequences, .logit_rows = sequences, .keep = ACTS_NONE};
     check(workspace_open(&step.ws, &step.model, kernels, probe.threads, NULL, &plan));
     make_batch(&step, sequences, context);
-    double read = read_bandwidth(probe.threads), peak = kernels->peak_fma(probe.threads);
-    double seconds = median_step(&step);
+    double read, seconds, peak = kernels->peak_fma(probe.threads);
+    take_turns(&step, probe.threads, &seconds, &read);
     peak = fmax(peak, kernels->peak_fma(probe.threads));
-    read = fmax(read, read_bandwidth(probe.threads));
     double weights =
         2.0 * (double)(model_config_parameters(&config) - config.vocab * config.hidden);
     printf(

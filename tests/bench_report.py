@@ -23,6 +23,7 @@ MATMUL_LINE = re.compile(
     r"([\d.]+) GFLOP/s +[\d.]+%", re.MULTILINE)
 BUSY, DRIFT = 0.9, 1.1  # CPU share below which, and ratio beyond which, a figure is doubtful
 IMPOSSIBLE = 1.05  # a share of a ceiling beyond this says that the ceiling met a busy machine
+PAIRS = 2  # times the FMA peak: what dot products of bf16 pairs can reach
 
 
 class NotRun(Exception):
@@ -173,7 +174,7 @@ def tokenizer(parts, name):
 
 
 def goals(parts, model):
-    """(goal, unit, target, function that measures it)"""
+    """(goal, unit, target, function that measures it[, the most that a share can be])"""
     for kind, name in RUN_NAMES.items():
         yield (f"{name} step over PyTorch at its best of the kind", "x", 1.15,
                lambda kind=kind: over_torch(parts, kind, "best"))
@@ -181,14 +182,10 @@ def goals(parts, model):
                lambda kind=kind: over_torch(parts, kind, "eager"))
     yield ("products of the fp32 step, of the FMA peak", "%", 0.85,
            lambda: step_products(parts, "fp32"))
-    for weights in ("f32", "bf16"):
-        for product in ("forward", "grad x", "grad w"):
-            yield (f"{product}, {weights} weights, T {GEMM_TOKENS}, of the FMA peak", "%", 0.85,
-                   lambda p=product, w=weights: lone_products(parts, p, w))
     yield ("decode, bf16, 1 sequence, of the read bandwidth", "%", 0.85,
            lambda: decode(parts, "decode_1", "read_ratio", "read_gb_per_s", "GB/s"))
     yield ("server, 32 requests of 16 in / 64 out, of the FMA peak", "%", 0.65,
-           lambda: server(parts, model))
+           lambda: server(parts, model), PAIRS)
     for name in [n for n in parts.ended if n.startswith("tokenizer_")]:
         yield (f"encoding by {name[len('tokenizer_'):]}, MB/s on one core", "", 5.0,
                lambda name=name: tokenizer(parts, name))
@@ -198,6 +195,10 @@ def goals(parts, model):
 
 def others(parts, model):
     """Figures worth knowing that are no goals: (what, unit, function)."""
+    for weights in ("f32", "bf16"):
+        for product in ("forward", "grad x", "grad w"):
+            yield (f"{product} alone, {weights} weights, T {GEMM_TOKENS}, of the FMA peak", "%",
+                   lambda p=product, w=weights: lone_products(parts, p, w))
     for kind in ("lora", "bf16"):
         yield (f"products of the {RUN_NAMES[kind]} step, of the FMA peak", "%",
                lambda kind=kind: step_products(parts, kind))
@@ -213,19 +214,19 @@ def bf16_over_fp32(parts):
     return our_step(parts, "bf16")[0] / peers[name], f"/ {peers[name]:.1f} tokens/s ({name})"
 
 
-def verdict(measured, unit, target):
+def verdict(measured, unit, target, most):
     if target is None:
         return ""
-    if unit == "%" and measured > IMPOSSIBLE:
+    if unit == "%" and measured > IMPOSSIBLE * most:
         return "DOUBTED"
     return "met" if measured >= target else "MISSED"
 
 
-def judge(what, unit, target, measure):
+def judge(what, unit, target, measure, most=1):
     row = {"goal": what, "unit": unit, "target": target, "measured": None}
     try:
         row["measured"], row["of"] = measure()
-        row["verdict"] = verdict(row["measured"], unit, target)
+        row["verdict"] = verdict(row["measured"], unit, target, most)
     except (NotRun, Crashed) as reason:
         row["verdict"] = "not run" if isinstance(reason, NotRun) else "CRASHED"
         row["of"] = str(reason)
