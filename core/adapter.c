@@ -85,7 +85,9 @@ enum status adapter_plan(struct adapter *adapter, const struct model *model,
     TRY(adapter_read_config(&config, directory));
     TRY(adapter_describe(adapter, model, &config, &counted));
     adapter->arena = counted;
-    return STATUS_OK;
+    enum status status = adapter_check_file(adapter, directory);
+    if (status != STATUS_OK) adapter_free(adapter);
+    return status;
 }
 
 /* PEFT draws A from kaiming_uniform(a = sqrt(5)): uniform within 1 / sqrt(fan in). */

@@ -43,13 +43,17 @@ enum status adapter_create(struct adapter *adapter, const char *name, const stru
 enum status adapter_create_zero(struct adapter *adapter, const char *name,
                                 const struct model *model, const struct adapter_config *config);
 
-/* What adapter_load would lay out, counted from adapter_config.json alone: adapter->arena says the
- * bytes. adapter_free ends it. */
+/* What adapter_load would lay out, counted: adapter->arena says the bytes. Names and shapes of the
+ * tensors are checked as adapter_load does, their values are not read. adapter_free ends it. */
 enum status adapter_plan(struct adapter *adapter, const struct model *model, const char *directory);
 
 /* adapter_config.json of a PEFT directory. STATUS_UNSUPPORTED names an option that changes the
  * arithmetic in a way that is not ours. */
 enum status adapter_read_config(struct adapter_config *config, const char *directory);
+
+/* Are the tensors of a PEFT directory those of an adapter that adapter_describe laid out, by name
+ * and shape? Only the header of its file is read. */
+enum status adapter_check_file(const struct adapter *adapter, const char *directory);
 
 /* Reads a PEFT directory; names and shapes are checked against the model. */
 enum status adapter_load(struct adapter *adapter, const char *name, const struct model *model,

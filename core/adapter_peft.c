@@ -97,15 +97,23 @@ enum status adapter_read_config(struct adapter_config *config, const char *direc
     return status;
 }
 
-static enum status load_factor(const struct model_file *file, const struct param *param) {
-    const struct file_tensor *tensor = model_file_find(file, param->name);
+static enum status find_factor(const struct model_file *file, const struct param *param,
+                               const struct file_tensor **found) {
+    const struct file_tensor *tensor = *found = model_file_find(file, param->name);
     if (!tensor)
         return status_fail(STATUS_FORMAT, "%s: tensor %s is missing", file->path, param->name);
     const struct param_slice *slice = &param->slice;
+    if (tensor->dims == 2 && tensor->shape[0] == slice->rows && tensor->shape[1] == slice->cols)
+        return STATUS_OK;
+    return status_fail(STATUS_SHAPE, "%s: tensor %s doesn't have the shape [%lld, %lld]",
+                       file->path, param->name, (long long)slice->rows, (long long)slice->cols);
+}
+
+static enum status load_factor(const struct model_file *file, const struct param *param) {
+    const struct file_tensor *tensor;
+    TRY(find_factor(file, param, &tensor));
+    const struct param_slice *slice = &param->slice;
     int64_t rows = param->w.rows, cols = param->w.cols;
-    if (tensor->dims != 2 || tensor->shape[0] != slice->rows || tensor->shape[1] != slice->cols)
-        return status_fail(STATUS_SHAPE, "%s: tensor %s doesn't have the shape [%lld, %lld]",
-                           file->path, param->name, (long long)slice->rows, (long long)slice->cols);
     float *values = malloc((size_t)(rows * cols) * sizeof *values);
     if (!values) return status_fail(STATUS_MEMORY, "no memory to load %s", param->name);
     enum status status = STATUS_OK;
@@ -129,21 +137,33 @@ static int expected_tensors(const struct adapter *adapter) {
     return 2 * modules * adapter->layers;
 }
 
-static enum status load_factors(const struct adapter *adapter, const char *directory) {
+/* Every factor in turn; `load` also reads what it holds. */
+static enum status visit_factors(const struct adapter *adapter, const struct model_file *file,
+                                 bool load) {
+    int expected = expected_tensors(adapter);
+    for (int i = 0; i < adapter->param_count; i++) {
+        const struct param *param = &adapter->params[i];
+        const struct file_tensor *tensor;
+        if (!param->w.data) continue;
+        TRY(load ? load_factor(file, param) : find_factor(file, param, &tensor));
+    }
+    if (expected == file->tensor_count) return STATUS_OK;
+    return status_fail(STATUS_FORMAT, "%s: holds %d tensors, of which the model's targets use %d",
+                       file->path, file->tensor_count, expected);
+}
+
+static enum status open_factors(const struct adapter *adapter, const char *directory, bool load) {
     char path[4096];
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", directory);
     struct model_file file;
     TRY(model_file_open(&file, path, false));
-    enum status status = STATUS_OK;
-    for (int i = 0; i < adapter->param_count && status == STATUS_OK; i++)
-        if (adapter->params[i].w.data) status = load_factor(&file, &adapter->params[i]);
-    int expected = expected_tensors(adapter);
-    if (status == STATUS_OK && expected != file.tensor_count)
-        status =
-            status_fail(STATUS_FORMAT, "%s: holds %d tensors, of which the model's targets use %d",
-                        path, file.tensor_count, expected);
+    enum status status = visit_factors(adapter, &file, load);
     model_file_close(&file);
     return status;
+}
+
+enum status adapter_check_file(const struct adapter *adapter, const char *directory) {
+    return open_factors(adapter, directory, false);
 }
 
 enum status adapter_load(struct adapter *adapter, const char *name, const struct model *model,
@@ -151,7 +171,7 @@ enum status adapter_load(struct adapter *adapter, const char *name, const struct
     struct adapter_config config;
     TRY(adapter_read_config(&config, directory));
     TRY(adapter_create_zero(adapter, name, model, &config));
-    enum status status = load_factors(adapter, directory);
+    enum status status = open_factors(adapter, directory, true);
     if (status != STATUS_OK) adapter_free(adapter);
     return status;
 }

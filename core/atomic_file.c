@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "core/atomic_file.h"
 
+#include "core/directory.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -104,20 +106,6 @@ enum status atomic_file_write(struct atomic_file *file, uint64_t offset, const v
     return STATUS_OK;
 }
 
-/* The rename itself must outlive a crash too. A directory that can't be opened or synced (some
- * network filesystems) has no such promise to give. */
-static void sync_directory(const char *path) {
-    const char *slash = strrchr(path, '/');
-    char *directory = !slash          ? strdup(".")
-                      : slash == path ? strdup("/")
-                                      : strndup(path, (size_t)(slash - path));
-    int descriptor = directory ? open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-    free(directory);
-    if (descriptor < 0) return;
-    (void)descriptor_sync(descriptor);
-    close(descriptor);
-}
-
 enum status atomic_file_commit(struct atomic_file *file) {
     assert(file->temporary);
     enum status status = STATUS_OK;
@@ -130,7 +118,9 @@ enum status atomic_file_commit(struct atomic_file *file) {
     if (status == STATUS_OK) {
         free(file->temporary);
         file->temporary = NULL;
-        sync_directory(file->path);
+        /* The rename itself must outlive a crash too. A folder that can't be opened or synced (some
+         * network file systems) has no such promise to give. */
+        (void)directory_sync_parent(file->path);
     }
     atomic_file_close(file);
     return status;

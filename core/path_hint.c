@@ -1,8 +1,10 @@
+#define _GNU_SOURCE
 #include "core/path_hint.h"
 
 #include "core/json_util.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -74,6 +76,22 @@ enum status path_hint_model(enum status status, const char *directory) {
     return status;
 }
 
+/* What a run holds from its first moments on. */
+static bool is_run(const char *directory) {
+    return holds(directory, "metrics.jsonl") || holds(directory, "checkpoints");
+}
+
+/* `run` has no adapter/, whatever was given: itself, or that. */
+static enum status refuse_run_without_adapter(enum status status, const char *run) {
+    if (holds(run, "model/config.json"))
+        return status_fail(status, "%s: a run that made a model, %s/model, not an adapter", run,
+                           run);
+    return status_fail(status,
+                       "%s: a run that has made no adapter: it is written after the last step, "
+                       "where train.export is on; the command that began the run goes on with it",
+                       run);
+}
+
 enum status path_hint_adapter(enum status status, const char *directory) {
     if (holds(directory, "adapter/adapter_config.json"))
         return status_fail(status,
@@ -81,5 +99,13 @@ enum status path_hint_adapter(enum status status, const char *directory) {
                            directory, directory);
     if (holds(directory, "config.json"))
         return status_fail(status, "%s: a model, not an adapter", directory);
+    if (is_run(directory)) return refuse_run_without_adapter(status, directory);
+    size_t bytes = strlen(directory);
+    while (bytes > 0 && directory[bytes - 1] == '/') bytes--;
+    while (bytes > 0 && directory[bytes - 1] != '/') bytes--;
+    while (bytes > 1 && directory[bytes - 1] == '/') bytes--;
+    char *parent = bytes ? strndup(directory, bytes) : strdup(".");
+    if (parent && is_run(parent)) status = refuse_run_without_adapter(status, parent);
+    free(parent);
     return status;
 }

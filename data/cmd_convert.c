@@ -3,6 +3,7 @@
 
 #include "core/adapter.h"
 #include "core/atomic_file.h"
+#include "core/directory.h"
 #include "core/export.h"
 #include "core/options.h"
 #include "data/tokenizer.h"
@@ -152,6 +153,7 @@ static enum status write_model(struct convert *convert) {
                                      .companions = from_gguf ? NULL : convert->file.directory,
                                      .metadata = &convert->metadata};
     bool to_gguf = convert->format == EXPORT_GGUF;
+    TRY(to_gguf ? directory_make_for(convert->target) : directory_make(convert->target));
     if (to_gguf && from_gguf) keep_pairs(convert);
     if (to_gguf && !from_gguf) TRY(put_tokenizer(convert));
     TRY(export_model(&request));

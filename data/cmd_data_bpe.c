@@ -3,6 +3,7 @@
 #include "data/commands.h"
 
 #include "core/atomic_file.h"
+#include "core/directory.h"
 #include "core/options.h"
 #include "data/bpe_train.h"
 #include "data/tokenizer_parts.h"
@@ -67,6 +68,7 @@ static enum status train(struct bpe_trainer *trainer, const struct bpe_options *
         TRY(status);
     }
     TRY(bpe_trainer_run(trainer, (int32_t)options->vocab));
+    TRY(directory_make_for(options->out));
     return bpe_trainer_write(trainer, options->out);
 }
 

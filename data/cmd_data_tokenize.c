@@ -2,6 +2,7 @@
 #include "data/commands.h"
 
 #include "core/atomic_file.h"
+#include "core/directory.h"
 #include "core/log.h"
 #include "core/options.h"
 #include "core/progress.h"
@@ -238,6 +239,7 @@ static enum status tokenize(const struct arguments *arguments, const struct toke
     TRY(atomic_file_spares(arguments->out, (const char *const *)arguments->inputs,
                            (int)arguments->input_count));
     TRY(corpus_open(&corpus, arguments->inputs, arguments->input_count, arguments->format));
+    TRY(directory_make_for(arguments->out));
     TRY(token_writer_create(&writer, arguments->out, &info));
     enum status status = tokenize_into(arguments, &rules, &corpus, writer);
     corpus_close(&corpus);

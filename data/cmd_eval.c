@@ -3,7 +3,9 @@
 
 #include "core/adapter.h"
 #include "core/options.h"
+#include "core/path_hint.h"
 #include "data/evaluate.h"
+#include "data/tokenizer.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,12 +13,15 @@
 enum { TEXT_CONTEXT = 2048 };
 
 static const char usage[] =
-    "usage: strata eval MODEL [--adapter DIR] --tokens IDS.jsonl [--logits OUT.safetensors]\n"
+    "usage: strata eval MODEL [--adapter DIR] --tokens FILE [--logits OUT.safetensors]\n"
     "                   [--gradients OUT.safetensors] [--dtype fp32|bf16] [--context N]\n"
     "                   [--threads N]\n"
     "       strata eval MODEL [--adapter DIR] --text FILE ... [--context N] [--dtype fp32|bf16]\n"
     "                   [--threads N]\n"
-    "  --tokens     lines {\"tokens\": [...]}: prints the mean loss of predicting each next token\n"
+    "  --tokens     prints the mean loss of predicting each next token. FILE has lines\n"
+    "               {\"tokens\": [...]} or {\"ids\": [...]} (strata tokenize --jsonl writes those), or\n"
+    "               is a token file of strata data tokenize: its documents, longer ones in pieces\n"
+    "               of --context tokens that overlap by one; the mean is by its loss weights\n"
     "  --logits     gets logits.0, logits.1, ... (F32, positions x vocabulary) and loss\n"
     "  --gradients  gets the loss's gradients under Hugging Face's names (with --adapter: the\n"
     "               adapter's, under PEFT's) and loss\n"
@@ -101,11 +106,39 @@ static void print_result(const char *what, size_t sequences, const struct evalua
            r->seconds, (double)r->tokens / r->seconds);
 }
 
+static enum status open_tokenizer(const struct eval *eval, struct tokenizer **tokenizer) {
+    return eval->file.format == MODEL_GGUF ? tokenizer_open_gguf(tokenizer, &eval->file)
+                                           : tokenizer_open(tokenizer, eval->file.directory);
+}
+
+/* Token files, like all HDF5, begin with its signature. */
+static bool is_token_file(const char *path) {
+    char start[sizeof path_hdf5_signature];
+    FILE *file = fopen(path, "rb");
+    bool is = file && fread(start, sizeof start, 1, file) == 1 &&
+              memcmp(start, path_hdf5_signature, sizeof start) == 0;
+    if (file) fclose(file);
+    return is;
+}
+
+/* A model without a tokenizer has none to compare the file's with. */
+static enum status read_token_file(struct eval *eval, int64_t vocab, int64_t context) {
+    struct tokenizer *tokenizer = NULL;
+    if (context < 2) return status_fail(STATUS_CONFIG, "--context: a token file needs at least 2");
+    if (open_tokenizer(eval, &tokenizer) != STATUS_OK) tokenizer = NULL;
+    enum status status =
+        token_lines_read_token_file(&eval->lines, eval->tokens, tokenizer, vocab, context);
+    tokenizer_close(tokenizer);
+    return status;
+}
+
 static enum status run_tokens(struct eval *eval, const struct model_config *config,
                               enum layout layout) {
     struct evaluate_result result;
     int64_t context = eval->context ? eval->context : context_of(config);
-    TRY(token_lines_read(&eval->lines, eval->tokens, config->vocab, context));
+    TRY(is_token_file(eval->tokens)
+            ? read_token_file(eval, config->vocab, context)
+            : token_lines_read(&eval->lines, eval->tokens, config->vocab, context));
     TRY(load(eval, layout, longest_of(&eval->lines)));
     TRY(run_lines(eval, &result));
     print_result(eval->tokens, eval->lines.count, &result);
@@ -143,8 +176,7 @@ static enum status run_texts(struct eval *eval, const struct model_config *confi
     int64_t limit = context_of(config), context = limit < TEXT_CONTEXT ? limit : TEXT_CONTEXT;
     if (eval->context) context = eval->context;
     if (context < 2) return status_fail(STATUS_CONFIG, "--context: a text needs at least 2");
-    TRY(eval->file.format == MODEL_GGUF ? tokenizer_open_gguf(&tokenizer, &eval->file)
-                                        : tokenizer_open(&tokenizer, eval->file.directory));
+    TRY(open_tokenizer(eval, &tokenizer));
     enum status status = load(eval, layout, context);
     if (status == STATUS_OK)
         status = tokenizer_check_vocabulary(tokenizer, config->vocab, eval->path);

@@ -1,6 +1,9 @@
 #define _GNU_SOURCE
 #include "data/corpus.h"
 
+#include "core/path_hint.h"
+#include "data/utf8.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,6 +76,7 @@ static bool add_line(struct corpus *corpus, struct record *record, enum status *
                               record->path, (long long)corpus->line + 1, strerror(errno));
     if (bytes < 0) return false;
     corpus->line++;
+    corpus->offset += bytes;
     corpus->bytes_read += bytes;
     return true;
 }
@@ -83,7 +87,10 @@ static enum status read_lines(struct corpus *corpus, struct record *record, bool
     for (size_t before = 0; add_line(corpus, record, &status); before = record->bytes) {
         bool blank = is_blank(record->text + before, record->bytes - before);
         if (blank) record->bytes = before;
-        if (before == 0 && !blank) record->line = corpus->line;
+        if (before == 0 && !blank) {
+            record->line = corpus->line;
+            record->offset = corpus->offset - (int64_t)record->bytes;
+        }
         if (before > 0 ? blank : !blank && !paragraph) break;
     }
     return status;
@@ -125,12 +132,28 @@ static enum status read_record(struct corpus *corpus, struct record *record, boo
     return STATUS_OK;
 }
 
+/* Ids of bytes that are no text would be learned all the same. */
+static enum status check_text(const struct record *record) {
+    const char *nul = memchr(record->text, 0, record->bytes);
+    size_t bytes = nul ? (size_t)(nul - record->text) : record->bytes;
+    size_t valid = utf8_valid_prefix(record->text, bytes);
+    if (valid == record->bytes) return STATUS_OK;
+    const char *what = record->offset == 0 ? path_hint_bytes(record->text, record->bytes) : NULL;
+    unsigned byte = (unsigned char)record->text[valid];
+    return status_fail(STATUS_FORMAT, "%s: not UTF-8 text: byte %lld is 0x%02X%s%s", record->path,
+                       (long long)record->offset + (long long)valid, byte,
+                       what   ? "; it looks like "
+                       : !nul ? "; iconv -f latin1 -t utf8 converts an older Western text"
+                              : "",
+                       what ? what : "");
+}
+
 enum status corpus_next(struct corpus *corpus, struct record *record, bool *found) {
     *found = false;
     while (!*found && (corpus->file || corpus->next < corpus->count)) {
         if (!corpus->file) {
             corpus->file = fopen(corpus->paths[corpus->next], "rb");
-            corpus->line = 0;
+            corpus->line = corpus->offset = 0;
             if (!corpus->file)
                 return status_fail(STATUS_IO, "%s: %s", corpus->paths[corpus->next],
                                    strerror(errno));
@@ -138,6 +161,7 @@ enum status corpus_next(struct corpus *corpus, struct record *record, bool *foun
         }
         *record = (struct record){.path = corpus->paths[corpus->next - 1]};
         enum status status = read_record(corpus, record, found);
+        if (status == STATUS_OK && *found) status = check_text(record);
         if (status != STATUS_OK || !*found) record_free(record);
         TRY(status);
     }

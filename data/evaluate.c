@@ -28,11 +28,26 @@ struct run {
     struct param *trained;   /* what gets gradients: the model's or the adapter's */
     int trained_count;
     int64_t capacity, logit_rows, predicted;
-    float *logits;  /* (logit_rows, vocab) */
-    int32_t *rows;  /* (logit_rows) */
-    void *d_hidden; /* (capacity, C) act */
+    double weight_sum; /* of all targets */
+    float *logits;     /* (logit_rows, vocab) */
+    int32_t *rows;     /* (logit_rows) */
+    void *d_hidden;    /* (capacity, C) act */
     double loss;
 };
+
+/* The loss weight of token t as a target. */
+static double weight_of(const struct token_lines *lines, int64_t t) {
+    return lines->weights ? (double)lines->weights[t] : 1.0;
+}
+
+static void count_targets(struct run *run) {
+    const struct token_lines *lines = run->request->lines;
+    for (size_t i = 0; i < lines->count; i++)
+        for (int64_t t = lines->start[i] + 1; t < lines->start[i + 1]; t++) {
+            run->predicted += weight_of(lines, t) > 0.0;
+            run->weight_sum += weight_of(lines, t);
+        }
+}
 
 static void measure(struct run *run) {
     const struct evaluate_request *request = run->request;
@@ -40,7 +55,7 @@ static void measure(struct run *run) {
     int64_t longest = 0, tokens = (int64_t)lines->ids.count, vocab = request->model->config.vocab;
     for (size_t i = 0; i < lines->count; i++)
         if (token_lines_length(lines, i) > longest) longest = token_lines_length(lines, i);
-    run->predicted = tokens - (int64_t)lines->count;
+    count_targets(run);
     run->capacity = longest > EVAL_TOKENS ? longest : EVAL_TOKENS;
     if (run->capacity > tokens) run->capacity = tokens;
     run->logit_rows = vocab > EVAL_LOGITS ? 1 : EVAL_LOGITS / vocab;
@@ -97,7 +112,9 @@ static enum status prepare(struct run *run) {
     const struct model_config *c = &request->model->config;
     bool backward = request->gradients != NULL;
     if (backward && run->predicted == 0)
-        return status_fail(STATUS_CONFIG, "gradients need a sequence of at least 2 tokens");
+        return status_fail(
+            STATUS_CONFIG,
+            "gradients need a sequence of at least 2 tokens, one of which is a target");
     const struct workspace_plan plan = {.tokens = run->capacity,
                                         .logit_rows = run->logit_rows,
                                         .keep = backward ? ACTS_INPUT : ACTS_NONE,
@@ -117,17 +134,29 @@ static enum status prepare(struct run *run) {
     return request->logits ? create_logits(run) : STATUS_OK;
 }
 
+/* Sequence i, appended: its targets weigh what they weigh, over the sum of all. */
+static void add_sequence(struct run *run, size_t i) {
+    const struct token_lines *lines = run->request->lines;
+    struct packed_batch *packed = &run->packed;
+    int64_t base = packed->batch.tokens, first = lines->start[i];
+    float share = run->predicted > 0 ? (float)(1.0 / run->weight_sum) : 0.0f;
+    packed_batch_add(packed, lines->ids.ids + first, token_lines_length(lines, i), share);
+    if (!lines->weights) return;
+    for (int64_t t = 0; t + 1 < token_lines_length(lines, i); t++) {
+        packed->loss_weights[base + t] = share * lines->weights[first + t + 1];
+        if (!(lines->weights[first + t + 1] > 0.0f)) packed->targets[base + t] = -1;
+    }
+}
+
 /* Packs sequences from `first` on; returns the one behind the last. */
 static size_t pack(struct run *run, size_t first) {
     const struct token_lines *lines = run->request->lines;
-    float weight = run->predicted > 0 ? (float)(1.0 / (double)run->predicted) : 0.0f;
     size_t i = first;
     packed_batch_clear(&run->packed);
     while (i < lines->count &&
            run->packed.batch.tokens + token_lines_length(lines, i) <= run->capacity &&
            run->packed.batch.segments.count < run->packed.sequence_capacity) {
-        packed_batch_add(&run->packed, lines->ids.ids + lines->start[i],
-                         token_lines_length(lines, i), weight);
+        add_sequence(run, i);
         i++;
     }
     if (!run->request->adapter) return i;

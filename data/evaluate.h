@@ -19,8 +19,9 @@ struct evaluate_request {
 };
 
 struct evaluate_result {
-    double loss; /* of all predicted tokens of all sequences, their mean; NaN when there is none */
-    int64_t tokens, predicted;
+    double loss; /* of all predicted tokens of all sequences, their mean by the lines' weights; NaN
+                    when there is none */
+    int64_t tokens, predicted; /* predicted: targets of a weight above 0 */
     double seconds;
 };
 

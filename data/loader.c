@@ -18,7 +18,7 @@ const struct config_row loader_rows[] = {
     {"validation", CONFIG_LIST, offsetof(struct loader_options, validation), "",
      .help = "held-out token files; each validation goes through all of them"},
     {"sequence_length", CONFIG_INT, offsetof(struct loader_options, sequence_length), "1024",
-     .low = 1, .high = 1 << 22, .help = "most tokens in a sequence"},
+     .low = 2, .high = 1 << 22, .help = "most tokens in a sequence"},
     {"packing", CONFIG_ENUM, offsetof(struct loader_options, packing), "whole",
      .words = packing_words,
      .help = "several documents a sequence: cut where it is full (`split`), cut only those longer "

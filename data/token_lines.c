@@ -3,8 +3,11 @@
 
 #include "core/json_util.h"
 #include "core/path_hint.h"
+#include "data/token_file.h"
 #include "data/tokenizer_parts.h"
 #include "data/utf8.h"
+#include "kernels/base/units.h"
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +15,7 @@
 
 void token_lines_free(struct token_lines *lines) {
     token_list_free(&lines->ids);
+    free(lines->weights);
     free(lines->start);
     *lines = (struct token_lines){0};
 }
@@ -35,17 +39,22 @@ static enum status push_id(struct token_lines *lines, int64_t id, int64_t vocab)
 
 static enum status push_line(struct token_lines *lines, const json_t *line, int64_t vocab,
                              int64_t context) {
-    const json_t *id, *list = json_object_get(line, "tokens");
+    const json_t *id, *tokens = json_object_get(line, "tokens");
+    const json_t *ids = json_object_get(line, "ids"), *list = tokens ? tokens : ids;
     size_t index, count = json_array_size(list);
+    if (tokens && ids)
+        return status_fail(STATUS_FORMAT, "it has both \"tokens\" and \"ids\", which are the same");
     if (!json_is_array(list))
-        return status_fail(STATUS_FORMAT, "it is not {\"tokens\": [id, ...]}");
+        return status_fail(STATUS_FORMAT,
+                           "it is not {\"tokens\": [id, ...]} or {\"ids\": [id, ...]}");
     if (count == 0) return status_fail(STATUS_FORMAT, "it has no tokens");
     if ((int64_t)count > context)
         return status_fail(STATUS_FORMAT, "%zu tokens are more than the context of %lld", count,
                            (long long)context);
     json_array_foreach(list, index, id) {
         if (!json_is_integer(id))
-            return status_fail(STATUS_FORMAT, "tokens[%zu] is not an integer", index);
+            return status_fail(STATUS_FORMAT, "%s[%zu] is not an integer",
+                               tokens ? "tokens" : "ids", index);
         TRY(push_id(lines, json_integer_value(id), vocab));
     }
     return end_sequence(lines);
@@ -86,6 +95,69 @@ enum status token_lines_read(struct token_lines *lines, const char *path, int64_
     if (!in) return status_fail(STATUS_IO, "%s: %s", path, strerror(errno));
     enum status status = read_file(lines, in, path, vocab, context);
     fclose(in);
+    return status;
+}
+
+/* One document's tokens [first, first + count) as a sequence. */
+static enum status push_span(struct token_lines *lines, struct token_file *file, int64_t first,
+                             int64_t count, int64_t vocab) {
+    size_t begin = lines->ids.count, room = begin + (size_t)count;
+    if (!array_reserve(&lines->ids.ids, &lines->ids.capacity, room, sizeof *lines->ids.ids))
+        return status_fail(STATUS_MEMORY, "no memory for %zu tokens", room);
+    TRY(token_file_read(file, first, count, lines->ids.ids + begin,
+                        lines->weights ? lines->weights + begin : NULL));
+    for (size_t i = begin; i < room; i++)
+        if (lines->ids.ids[i] >= vocab)
+            return status_fail(STATUS_FORMAT, "%s: token %d is not in the vocabulary of %lld",
+                               token_file_path(file), lines->ids.ids[i], (long long)vocab);
+    lines->ids.count = room;
+    return end_sequence(lines);
+}
+
+/* Tokens of all documents as sequences: a cut repeats one. */
+static int64_t count_spans(const int64_t *documents, int64_t count, int64_t context) {
+    int64_t tokens = documents[count];
+    for (int64_t d = 0; d < count; d++) {
+        int64_t length = documents[d + 1] - documents[d];
+        if (length > context) tokens += (length - 2) / (context - 1);
+    }
+    return tokens;
+}
+
+static enum status push_documents(struct token_lines *lines, struct token_file *file, int64_t vocab,
+                                  int64_t context) {
+    const int64_t *documents = token_file_documents(file);
+    int64_t count = token_file_info(file)->documents;
+    size_t room = (size_t)count_spans(documents, count, context);
+    if (token_file_info(file)->weighted) {
+        lines->weights = malloc((room + 1) * sizeof *lines->weights);
+        if (!lines->weights) return status_fail(STATUS_MEMORY, "no memory for %zu weights", room);
+    }
+    for (int64_t d = 0; d < count; d++) {
+        int64_t first = documents[d], end = documents[d + 1];
+        if (first == end) continue;
+        do {
+            TRY(push_span(lines, file, first, min_i64(end - first, context), vocab));
+            first += context - 1;
+        } while (first + 1 < end);
+    }
+    if (lines->count) return STATUS_OK;
+    return status_fail(STATUS_FORMAT, "%s: no document has a token", token_file_path(file));
+}
+
+enum status token_lines_read_token_file(struct token_lines *lines, const char *path,
+                                        const struct tokenizer *tokenizer, int64_t vocab,
+                                        int64_t context) {
+    struct token_file *file;
+    assert(lines->count == 0 && context >= 2);
+    TRY(token_file_open(&file, path));
+    uint64_t made_with = token_file_info(file)->tokenizer_hash; /* 0: with none */
+    enum status status =
+        tokenizer && made_with && made_with != tokenizer_hash(tokenizer)
+            ? status_fail(STATUS_CONFIG, "%s was made with another tokenizer than the model's",
+                          path)
+            : push_documents(lines, file, vocab, context);
+    token_file_close(file);
     return status;
 }
 

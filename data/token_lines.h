@@ -1,4 +1,5 @@
-/* Sequences of token ids in memory: lines {"tokens": [...]} of a file, or a text in pieces. */
+/* Sequences of token ids in memory: lines {"tokens": [...]} of a file, the documents of a token
+ * file, or a text in pieces. */
 #ifndef STRATA_DATA_TOKEN_LINES_H
 #define STRATA_DATA_TOKEN_LINES_H
 
@@ -6,15 +7,26 @@
 
 struct token_lines {
     struct token_list ids; /* of all sequences, one after another */
+    float *weights;        /* (ids.count) loss weight of each as a target; NULL: all are 1 */
     int64_t *start;        /* (count + 1): where sequence i begins in ids */
     size_t count, capacity;
 };
 
 /* Appends the sequences of a JSONL file; blank lines are skipped. STATUS_FORMAT names file and line
- * of what is not {"tokens": [id, ...]}, of an id that isn't below `vocab`, and of a sequence of
- * more than `context` tokens; a file without sequences is one too. */
+ * of what is not {"tokens": [id, ...]} (or {"ids": [id, ...]}, the same), of an id that isn't below
+ * `vocab`, and of a sequence of more than `context` tokens; a file without sequences is one too. */
 enum status token_lines_read(struct token_lines *lines, const char *path, int64_t vocab,
                              int64_t context);
+
+/* The documents of a token file (data/token_file.h), and their loss weights where it has some; for
+ * empty lines only. A document of more than `context` tokens (at least 2) is cut into several
+ * sequences, of which each begins with the last token of the one before: every target stays one.
+ * Empty documents are skipped. STATUS_CONFIG where it was made with another tokenizer than
+ * `tokenizer` (NULL, or a file made with none: not compared); STATUS_FORMAT names the file where it
+ * is none, where an id isn't below `vocab`, or where no document has a token. */
+enum status token_lines_read_token_file(struct token_lines *lines, const char *path,
+                                        const struct tokenizer *tokenizer, int64_t vocab,
+                                        int64_t context);
 
 /* Appends a text file's ids in pieces of at most `context`. Each begins with BOS where the
  * tokenizer adds one; without it the first token of a piece is context only. */

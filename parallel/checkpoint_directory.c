@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "parallel/checkpoint_directory.h"
 #include "core/atomic_file.h"
+#include "core/directory.h"
 #include "parallel/checkpoint.h"
 
 #include <dirent.h>
@@ -112,15 +113,6 @@ static bool remove_folder(const char *path) {
     return rmdir(path) == 0;
 }
 
-static enum status sync_folder(const char *path) {
-    int descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (descriptor < 0) return failed("open", path);
-    int code = descriptor_sync(descriptor);
-    enum status status = code == 0 ? STATUS_OK : failed("sync", path);
-    close(descriptor);
-    return status;
-}
-
 void checkpoint_directory_sweep(const char *directory) {
     DIR *stream = opendir(directory);
     if (!stream) return;
@@ -130,20 +122,10 @@ void checkpoint_directory_sweep(const char *directory) {
     closedir(stream);
 }
 
-/* A name that was just made outlives a crash once the folder that holds it is synced. */
-static enum status sync_parent(const char *path) {
-    struct checkpoint_path parent;
-    size_t length = strlen(path);
-    while (length > 1 && path[length - 1] == '/') length--;
-    while (length > 0 && path[length - 1] != '/') length--;
-    snprintf(parent.text, sizeof parent.text, "%.*s", (int)length, path);
-    return sync_folder(length ? parent.text : ".");
-}
-
 enum status checkpoint_directory_begin(const char *directory, int64_t step) {
     bool made = mkdir(directory, 0777) == 0;
     if (!made && errno != EEXIST) return failed("make", directory);
-    if (made) TRY(sync_parent(directory));
+    if (made) TRY(directory_sync_parent(directory));
     checkpoint_directory_sweep(directory);
     struct checkpoint_path temporary = checkpoint_temporary_path(directory, step);
     if (mkdir(temporary.text, 0777) != 0) return failed("make", temporary.text);
@@ -163,9 +145,9 @@ enum status checkpoint_directory_publish(const char *directory, int64_t step) {
     struct checkpoint_path from = checkpoint_temporary_path(directory, step);
     struct checkpoint_path to = checkpoint_step_path(directory, step);
     struct checkpoint_path aside = numbered(directory, UNFINISHED "old-", step);
-    TRY(sync_folder(from.text));
+    TRY(directory_sync(from.text));
     if (put_in_place(from.text, to.text, aside.text) != 0) return failed("rename", from.text);
-    TRY(sync_folder(directory));
+    TRY(directory_sync(directory));
     remove_folder(from.text);
     remove_folder(aside.text);
     return STATUS_OK;

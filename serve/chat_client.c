@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -25,14 +26,14 @@ enum status chat_client_open(struct chat_client *client, const struct chat_setti
     *client = (struct chat_client){.settings = *settings};
     size_t bytes = strlen(settings->url);
     while (bytes > 0 && settings->url[bytes - 1] == '/') bytes--;
-    snprintf(client->endpoint, sizeof client->endpoint, "%.*s/v1/chat/completions", (int)bytes,
-             settings->url);
+    snprintf(client->routes, sizeof client->routes, "%.*s/v1", (int)bytes, settings->url);
     client->curl = curl_easy_init();
     return client->curl ? STATUS_OK : status_fail(STATUS_MEMORY, "no memory for an HTTP client");
 }
 
 void chat_client_close(struct chat_client *client) {
     curl_easy_cleanup(client->curl);
+    free(client->model);
     *client = (struct chat_client){0};
 }
 
@@ -91,6 +92,17 @@ static size_t receive(char *bytes, size_t size, size_t count, void *context) {
     return size * count;
 }
 
+/* A reply that is no stream: kept as it is. */
+static size_t receive_whole(char *bytes, size_t size, size_t count, void *context) {
+    struct answer *answer = context;
+    if (grow_array((void **)&answer->text, &answer->capacity, answer->bytes + size * count, 1) !=
+        STATUS_OK)
+        return 0;
+    memcpy(answer->text + answer->bytes, bytes, size * count);
+    answer->bytes += size * count;
+    return size * count;
+}
+
 /* Asked several times a second: nonzero ends the transfer. */
 static int progress(void *context, curl_off_t total, curl_off_t now, curl_off_t up_total,
                     curl_off_t up) {
@@ -112,21 +124,92 @@ static char *make_body(const struct chat_settings *settings, const json_t *messa
     return text;
 }
 
-static CURLcode post(struct chat_client *client, const char *body, struct answer *answer) {
+/* What a request of either kind has; libcurl keeps a copy of the URL. */
+static void prepare(struct chat_client *client, const char *route, struct answer *answer) {
     CURL *curl = client->curl;
-    struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
-    curl_easy_setopt(curl, CURLOPT_URL, client->endpoint);
-    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
-    curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body);
-    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, receive);
+    char url[sizeof client->routes + 32];
+    snprintf(url, sizeof url, "%s/%s", client->routes, route);
+    curl_easy_reset(curl);
+    curl_easy_setopt(curl, CURLOPT_URL, url);
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, answer);
     curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
     curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, progress);
     curl_easy_setopt(curl, CURLOPT_XFERINFODATA, answer);
+}
+
+static CURLcode post(struct chat_client *client, const char *body, struct answer *answer) {
+    CURL *curl = client->curl;
+    struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
+    prepare(client, "chat/completions", answer);
+    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
+    curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body);
+    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, receive);
     CURLcode code = curl_easy_perform(curl);
     curl_slist_free_all(headers);
     return code;
+}
+
+static enum status fail_transfer(const struct chat_client *client, CURLcode code) {
+    return status_fail(STATUS_PEER, "%s: %s", client->routes, curl_easy_strerror(code));
+}
+
+/* The ids of a reply of /v1/models; none where it is anything else. */
+static json_t *read_names(const struct answer *answer) {
+    json_t *reply, *names = json_array();
+    size_t i;
+    const json_t *model;
+    if (json_parse_bytes(&reply, answer->text ? answer->text : "", answer->bytes, "the reply", 0) !=
+        STATUS_OK)
+        return names;
+    json_array_foreach(json_object_get(reply, "data"), i, model) {
+        json_t *name = json_object_get(model, "id");
+        if (json_is_string(name)) json_array_append(names, name);
+    }
+    json_decref(reply);
+    return names;
+}
+
+static enum status settle(struct chat_client *client, const json_t *names) {
+    size_t i;
+    const json_t *name;
+    const char *asked = client->settings.model,
+               *first = json_string_value(json_array_get(names, 0));
+    if (!first) return STATUS_OK;
+    if (!asked) {
+        client->settings.model = client->model = strdup(first);
+        return client->model ? STATUS_OK : status_fail(STATUS_MEMORY, "no memory for a name");
+    }
+    json_array_foreach(names, i,
+                       name) if (strcmp(json_string_value(name), asked) == 0) return STATUS_OK;
+    if (json_array_size(names) == 1) return STATUS_OK;
+    char *list = json_dumps(names, 0);
+    status_fail(STATUS_CONFIG, "%s: there is no model '%s' among %s", client->routes, asked,
+                list ? list : "");
+    free(list);
+    return STATUS_CONFIG;
+}
+
+enum status chat_client_choose(struct chat_client *client, json_t **names) {
+    struct answer answer = {0};
+    *names = NULL;
+    prepare(client, "models", &answer);
+    curl_easy_setopt(client->curl, CURLOPT_WRITEFUNCTION, receive_whole);
+    CURLcode code = curl_easy_perform(client->curl);
+    enum status status = STATUS_OK;
+    if (answer.interrupted)
+        status = status_fail(STATUS_CANCELLED, "interrupted");
+    else if (code != CURLE_OK)
+        status = fail_transfer(client, code);
+    else if (!(*names = read_names(&answer)))
+        status = status_fail(STATUS_MEMORY, "no memory for a list of models");
+    else
+        status = settle(client, *names);
+    free(answer.text);
+    if (status == STATUS_OK) return STATUS_OK;
+    json_decref(*names);
+    *names = NULL;
+    return status;
 }
 
 enum status chat_client_ask(struct chat_client *client, const json_t *messages, json_t **out) {
@@ -140,9 +223,9 @@ enum status chat_client_ask(struct chat_client *client, const json_t *messages, 
     if (answer.error[0])
         status = status_fail(STATUS_PEER, "%s", answer.error);
     else if (code != CURLE_OK && !answer.interrupted)
-        status = status_fail(STATUS_PEER, "%s: %s", client->endpoint, curl_easy_strerror(code));
+        status = fail_transfer(client, code);
     else if (!(*out = json_stringn(answer.text ? answer.text : "", answer.bytes)))
-        status = status_fail(STATUS_FORMAT, "%s: the answer is not UTF-8", client->endpoint);
+        status = status_fail(STATUS_FORMAT, "%s: the answer is not UTF-8", client->routes);
     free(answer.line);
     free(answer.text);
     free(body);

@@ -126,7 +126,7 @@ static enum read_end read_question(bool terminal, char **question) {
 static const char command_help[] =
     "  /help   this list\n"
     "  /reset  forgets the conversation (the system message stays)\n"
-    "  /exit   ends it; so does Ctrl-D\n"
+    "  /exit   ends it, as /quit and Ctrl-D do\n"
     "Ctrl-C stops an answer. A line that ends in \\ goes on in the next one.\n";
 
 /* A slash and letters alone; "/usr/bin?" is a question. */
@@ -158,9 +158,11 @@ static enum status take_turn(struct chat_client *client, json_t *messages, const
     return status;
 }
 
-/* Whom to talk to: the last adapter given, else the name asked for, else the server's base. */
+/* Whom to talk to: the name asked for, else the last adapter given; NULL leaves it to the server.
+ */
 static const char *model_to_ask(const struct serving_options *options, char name[256]) {
-    if (options->adapter_count == 0) return *options->alias ? options->alias : NULL;
+    if (*options->ask) return options->ask;
+    if (options->adapter_count == 0) return NULL;
     const char *adapter = options->adapters[options->adapter_count - 1];
     snprintf(name, 256, "%.*s", (int)strcspn(adapter, "="), adapter);
     return name;
@@ -179,7 +181,7 @@ static void run_command(struct conversation *conversation, const char *command) 
     } else if (strcmp(command, "/reset") == 0) {
         json_decref(conversation->messages);
         conversation->messages = new_history(conversation->system);
-    } else if (strcmp(command, "/exit") == 0) {
+    } else if (strcmp(command, "/exit") == 0 || strcmp(command, "/quit") == 0) {
         conversation->over = true;
     } else {
         fprintf(stderr, "strata chat: there is no %s; /help lists what there is\n", command);
@@ -209,6 +211,22 @@ static void converse(struct conversation *conversation) {
     }
 }
 
+/* Which of several models this conversation is with. */
+static enum status choose_model(struct chat_client *client) {
+    json_t *names;
+    TRY(chat_client_choose(client, &names));
+    if (json_array_size(names) > 1) {
+        size_t i;
+        const json_t *name;
+        fprintf(stderr, "strata chat: talking to %s, of", client->settings.model);
+        json_array_foreach(names, i, name)
+            fprintf(stderr, "%s %s", i ? "," : "", json_string_value(name));
+        fprintf(stderr, "; --model NAME chooses another\n");
+    }
+    json_decref(names);
+    return STATUS_OK;
+}
+
 static int talk(const struct serving_options *options, const char *url) {
     char name[256];
     const struct chat_settings settings = {
@@ -218,8 +236,9 @@ static int talk(const struct serving_options *options, const char *url) {
         .max_tokens = options->max_tokens,
     };
     struct chat_client client;
-    if (chat_client_open(&client, &settings) != STATUS_OK) {
+    if (chat_client_open(&client, &settings) != STATUS_OK || choose_model(&client) != STATUS_OK) {
         fprintf(stderr, "strata chat: %s\n", status_message());
+        chat_client_close(&client);
         return 1;
     }
     struct conversation conversation = {.client = &client,

@@ -135,7 +135,8 @@ static enum status open_all(struct serving *serving, const struct serving_option
     TRY(tokenizer_open(&serving->tokenizer, place));
     TRY(tokenizer_check_vocabulary(serving->tokenizer, serving->model.config.vocab,
                                    options->model));
-    serving->base_name = *options->alias ? strdup(options->alias) : name_of_path(options->model);
+    serving->base_name =
+        options->alias && *options->alias ? strdup(options->alias) : name_of_path(options->model);
     TRY(load_adapters(serving, options));
     server->tokenizer = serving->tokenizer;
     server->config = &serving->model.config;

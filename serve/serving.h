@@ -14,13 +14,13 @@ struct serving_options {
     const char *model;                          /* borrowed, like the adapters */
     const char *adapters[SERVING_MAX_ADAPTERS]; /* NAME=DIR */
     int adapter_count;
-    char *alias, *host, *isa, *template; /* "" = not said */
+    char *alias, *host, *isa, *template; /* "" = not said; NULL where the command has none */
     int64_t port, context, threads, http_threads, page_size, max_batch, token_budget;
     double kv_gib, max_body_mib, grace;
     int dtype, kv_dtype; /* enum serving_dtype */
     bool dry_run;        /* strata serve */
     /* strata chat */
-    char *url, *system;
+    char *url, *system, *ask;
     double temperature;
     int64_t max_tokens;
 };

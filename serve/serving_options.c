@@ -44,8 +44,9 @@ static const struct config_row serve_rows[] = {
 static const struct config_row chat_rows[] = {
     {"url", CONFIG_STRING, AT(url), "", 0, 0, NULL,
      "talk to a server instead of opening a model: http://host:port"},
-    {"alias", CONFIG_STRING, AT(alias), "", 0, 0, NULL,
-     "name of the model to ask for; default: the last --adapter of this command, else the base"},
+    {"model", CONFIG_STRING, AT(ask), "", 0, 0, NULL,
+     "name of the model to talk to; default: the last --adapter of this command, else the base "
+     "(with --url: the server's first)"},
     {"system", CONFIG_STRING, AT(system), "", 0, 0, NULL, "system message"},
     {"temperature", CONFIG_DOUBLE, AT(temperature), "-1", -1, 100, NULL,
      "0 = always the likeliest token; -1 = the model's default"},
@@ -147,6 +148,7 @@ enum status serving_options_read(struct serving_options *options, int command, i
 
 void serving_options_free(struct serving_options *options) {
     free(options->alias);
+    free(options->ask);
     free(options->host);
     free(options->isa);
     free(options->template);

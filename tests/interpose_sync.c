@@ -3,7 +3,8 @@
  * unfinished checkpoints alone.
  *   STRATA_TEST_KILL_AT_SYNC=N   the process kills itself at its Nth sync
  *   STRATA_TEST_INTERRUPT=1      every other call is interrupted by a signal (EINTR)
- *   STRATA_TEST_SYNC_LOG=FILE    a line for every sync of a folder that holds checkpoints/ */
+ *   STRATA_TEST_SYNC_LOG=FILE    a line for every sync of a folder that holds checkpoints/, or what
+ *                                STRATA_TEST_SYNC_NAME names */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -36,7 +37,8 @@ static bool interrupted(int descriptor) {
 
 static void write_down(int descriptor) {
     const char *log = getenv("STRATA_TEST_SYNC_LOG");
-    if (!log || faccessat(descriptor, "checkpoints", F_OK, 0) != 0) return;
+    const char *name = getenv("STRATA_TEST_SYNC_NAME");
+    if (!log || faccessat(descriptor, name ? name : "checkpoints", F_OK, 0) != 0) return;
     FILE *file = fopen(log, "a");
     if (!file) return;
     fputs("synced\n", file);

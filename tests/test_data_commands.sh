@@ -58,6 +58,72 @@ first=$("$strata" eval models/base --text "$text" --context 64 2>&1)
     { echo "FAILED: eval with its model last"; failures=$((failures + 1)); }
 "$strata" inspect --json models/base | grep -q '"tensors"' || { echo "FAILED: inspect --json"; failures=$((failures + 1)); }
 rm "$text"
+# Texts are UTF-8: the first byte that isn't is named, with its place in the file.
+bad=$(mktemp -d)
+printf 'caf\xe9 au lait\n' >"$bad/latin.txt"
+printf 'one\n\ntwo\nth\xff\n' >"$bad/late.txt"
+printf 'ab\0cd' >"$bad/nul.txt"
+printf '{"text": "fine"}\n\n{"text": "\xc3"}\n' >"$bad/lines.jsonl"
+gzip -c README.md >"$bad/packed.txt"
+not_text() { # FILE PATTERN [OPTION...]
+    refused 1 "$bad/$1: not UTF-8 text: $2" "$strata" data tokenize --tokenizer models/base --out "$bad/out.h5" "${@:3}" "$bad/$1"
+    [ ! -e "$bad/out.h5" ] || { echo "FAILED: $1 was tokenized"; failures=$((failures + 1)); }
+}
+not_text latin.txt "byte 3 is 0xE9; iconv -f latin1"
+not_text late.txt "byte 11 is 0xFF"
+not_text late.txt "byte 11 is 0xFF" --format paragraphs
+not_text nul.txt "byte 2 is 0x00$"
+not_text lines.jsonl "byte 28 is 0xC3"
+not_text packed.txt "byte 1 is 0x8B; it looks like compressed by gzip"
+
+# What tokenize writes, eval reads: ids under either key, and token files.
+echo '{"text": "Once upon a time"}' | "$strata" tokenize models/base --jsonl >"$bad/ids.jsonl"
+sed s/ids/tokens/ "$bad/ids.jsonl" >"$bad/tokens.jsonl"
+echo '{"ids": [1, 2], "tokens": [1, 2]}' >"$bad/both.jsonl"
+refused 1 'both.jsonl: line 1: it has both "tokens" and "ids"' "$strata" eval models/base --tokens "$bad/both.jsonl"
+"$strata" data tokenize --tokenizer models/base --out "$bad/tokens.h5" "$bad/tokens.jsonl" 2>"$bad/log"
+loss() { "$strata" eval models/base --tokens "$1" "${@:2}" | grep -o 'sequences=.* perplexity'; }
+[ -n "$(loss "$bad/ids.jsonl")" ] && [ "$(loss "$bad/ids.jsonl")" = "$(loss "$bad/tokens.jsonl")" ] &&
+    [ "$(loss "$bad/ids.jsonl")" = "$(loss "$bad/tokens.h5")" ] ||
+    { echo "FAILED: eval of lines and of a token file differ"; failures=$((failures + 1)); }
+"$strata" data tokenize --vocabulary 4096 --out "$bad/free.h5" "$bad/tokens.jsonl" 2>"$bad/log"
+[ "$(loss "$bad/free.h5")" = "$(loss "$bad/tokens.h5")" ] || { echo "FAILED: eval of ids without a tokenizer"; failures=$((failures + 1)); }
+refused 2 "needs at least 2" "$strata" eval models/base --tokens "$bad/tokens.h5" --context 1
+"$strata" data bpe --vocab 300 --out "$bad/other/tokenizer.json" README.md >"$bad/log" # which makes the folder
+"$strata" data tokenize --tokenizer "$bad/other" --out "$bad/other.h5" README.md 2>"$bad/log"
+refused 2 "other.h5 was made with another tokenizer than the model's" "$strata" eval models/base --tokens "$bad/other.h5"
+
+# Folders of outputs are made; a file in the way is named.
+"$strata" data tokenize --tokenizer models/base --out "$bad/a/b/out.h5" README.md 2>"$bad/log" &&
+    "$strata" convert models/base "$bad/c/d/model.gguf" >"$bad/log" &&
+    "$strata" convert models/base "$bad/e/f/" >"$bad/log" &&
+    echo '{"kind":"train","step":1,"loss":2,"grad_norm":1,"tokens_per_second":3}' >"$bad/metrics.jsonl" &&
+    "$strata" plot "$bad/metrics.jsonl" --out "$bad/g/h/loss.svg" >"$bad/log" &&
+    [ -s "$bad/a/b/out.h5" ] && [ -s "$bad/c/d/model.gguf" ] && [ -s "$bad/e/f/model.safetensors" ] &&
+    [ -s "$bad/g/h/loss.svg" ] || { echo "FAILED: folders of outputs: $(cat "$bad/log")"; failures=$((failures + 1)); }
+in_way="late.txt: a file is in the way of the folder"
+refused 1 "$in_way" "$strata" data tokenize --tokenizer models/base --out "$bad/late.txt/out.h5" README.md
+refused 1 "$in_way" "$strata" convert models/base "$bad/late.txt/b/model.gguf"
+refused 1 "$in_way" "$strata" convert models/base "$bad/late.txt"
+refused 1 "$in_way" "$strata" plot "$bad/metrics.jsonl" --out "$bad/late.txt/loss.svg"
+
+# A run without its adapter, by its own name or that of what it hasn't made, and one with a model.
+mkdir -p "$bad/run/checkpoints" "$bad/full/model"
+touch "$bad/full/metrics.jsonl" "$bad/full/model/config.json"
+for run in "$bad/run" "$bad/run/adapter" "$bad/run/adapter/"; do
+    unfinished="$bad/run: a run that has made no adapter"
+    refused 1 "$unfinished" "$strata" eval models/base --adapter "$run" --tokens "$bad/ids.jsonl"
+    refused 1 "$unfinished" "$strata" convert models/base "$bad/merged" --adapter "$run"
+    refused 1 "$unfinished" "$strata" serve models/base --adapter "a=$run" --dry-run
+    refused 1 "$unfinished" "$strata" chat models/base --adapter "a=$run"
+done
+refused 1 "$bad/full: a run that made a model, $bad/full/model, not an adapter" "$strata" eval models/base \
+    --adapter "$bad/full/adapter" --tokens "$bad/ids.jsonl"
+# A dry run of the server looks at the adapter's tensors.
+refused 1 "lora_A.weight doesn't have the shape \[4, 192\]" "$strata" serve models/base \
+    --adapter a=tests/fixtures/lora_llama_all --dry-run
+rm -r "$bad"
+
 # No command writes over its own input.
 own=$(mktemp -d)
 echo '{"text": "Once upon a time"}' >"$own/in.jsonl"

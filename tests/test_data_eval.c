@@ -6,6 +6,7 @@
 
 #include "core/options.h"
 #include "data/evaluate.h"
+#include "data/token_file.h"
 
 /* The sequences of a fixture as evaluate wants them. */
 static void take_lines(struct token_lines *lines, const struct fixture *f,
@@ -194,7 +195,9 @@ static void test_lines_that_are_refused(void **state) {
         {"{\"tokens\": 7}", "line 1: it is not"},
         {"[1, 2]", "line 1: it is not"},
         {"{\"tokens\": [99999999999999999999]}", "line 1"},
-        {"{\"ids\": [1]}", "line 1: it is not"},
+        {"{\"id\": [1]}", "line 1: it is not"},
+        {"{\"ids\": [1, \"a\"]}", "line 1: ids[1]"},
+        {"{\"ids\": [1], \"tokens\": [1]}", "line 1: it has both"},
     };
     struct temporary folder;
     temporary_open(&folder);
@@ -210,6 +213,58 @@ static void test_lines_that_are_refused(void **state) {
     }
     struct token_lines lines = {0};
     assert_int_equal(token_lines_read(&lines, "/nowhere/x.jsonl", 96, 4), STATUS_IO);
+    temporary_close(&folder);
+}
+
+/* Documents as sequences: a long one in pieces that share a token, so that each target stays one,
+ * and the mean is by the file's weights. */
+static void test_token_file(void **state) {
+    (void)state;
+    static const int32_t ids[] = {3, 1, 4, 1, 5, 9, 2, 6, 5, 3};
+    static const float weights[] = {1, 2, 0, 1, 3, 1, 1, 0, 1, 2};
+    static const struct token_file_info info = {.vocabulary = 96};
+    struct fixture f;
+    struct temporary folder;
+    struct token_writer *writer;
+    struct token_lines lines = {0};
+    struct evaluate_result result;
+    temporary_open(&folder);
+    fixture_open(&f, "llama", "llama", "auto");
+    assert_ok(token_writer_create(&writer, temporary_file(&folder, "t.h5"), &info));
+    assert_ok(token_writer_append(writer, ids, weights, 10));
+    assert_ok(token_writer_append(writer, NULL, NULL, 0));
+    assert_ok(token_writer_append(writer, ids, NULL, 4)); /* fits */
+    assert_ok(token_writer_finish(writer));
+    const char *path = temporary_file(&folder, "t.h5");
+    assert_ok(token_lines_read_token_file(&lines, path, NULL, 96, 4));
+    static const int64_t start[] = {0, 4, 8, 12, 16}, first[] = {0, 3, 6, 0};
+    assert_int_equal(lines.count, 4);
+    assert_memory_equal(lines.start, start, sizeof start);
+    double sum = 0.0, weight = 0.0;
+    int64_t targets = 0;
+    for (int i = 0; i < 4; i++) {
+        assert_memory_equal(lines.ids.ids + 4 * i, ids + first[i], 4 * sizeof *ids);
+        float *logits = model_logits(&f.model, ids + first[i], 4, NULL);
+        for (int t = 0; t < 3; t++) {
+            double w = i < 3 ? (double)weights[first[i] + t + 1] : 1.0, total = 0.0;
+            const float *row = logits + t * 96;
+            for (int v = 0; v < 96; v++) total += exp((double)row[v]);
+            sum += w * (log(total) - (double)row[ids[first[i] + t + 1]]);
+            weight += w;
+            targets += w > 0.0;
+        }
+        free(logits);
+    }
+    const struct evaluate_request request = {
+        .model = &f.model, .kernels = f.ws.exec.k, .threads = 1, .lines = &lines};
+    assert_ok(evaluate(&request, &result));
+    assert_int_equal(result.predicted, targets);
+    assert_true(fabs(result.loss - sum / weight) < 1e-5);
+    token_lines_free(&lines);
+    assert_int_equal(token_lines_read_token_file(&lines, path, NULL, 9, 4), STATUS_FORMAT);
+    assert_non_null(strstr(status_message(), "t.h5: token 9 is not in the vocabulary of 9"));
+    token_lines_free(&lines);
+    fixture_close(&f);
     temporary_close(&folder);
 }
 
@@ -297,6 +352,7 @@ int main(void) {
         cmocka_unit_test(test_nothing_to_predict),
         cmocka_unit_test(test_batches_do_not_show),
         cmocka_unit_test(test_lines_that_are_refused),
+        cmocka_unit_test(test_token_file),
         cmocka_unit_test(test_text_in_pieces),
         cmocka_unit_test(test_options),
     };

@@ -77,12 +77,6 @@ class Endless(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def endless_answers():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server.server_port
-
-
 def check(good, what):
     if not good:
         raise SystemExit(f"FAILED: {what}")
@@ -94,7 +88,7 @@ def at_a_terminal(chat):
     terminal.expect(b"> ")
     terminal.type(b"/help\n")
     help_text = terminal.expect(b"\r\n> ")
-    for word in (b"/reset", b"/exit", b"Ctrl-C", b"Ctrl-D"):
+    for word in (b"/reset", b"/exit", b"/quit", b"Ctrl-C", b"Ctrl-D"):
         check(word in help_text, f"/help does not name {word}")
     terminal.type(b"/hlep\n")
     check(b"there is no /hlep" in terminal.expect(b"\r\n> "), "an unknown command is not told")
@@ -119,6 +113,55 @@ def at_a_terminal(chat):
     terminal.expect(b"\n> ")
     terminal.type(b"\x04")
     check(terminal.exit_code() == 1, "the unknown command must show in the exit code")
+
+
+class Several(http.server.BaseHTTPRequestHandler):
+    """A server of two models, whose answer is the name that it was asked for."""
+
+    def reply(self, text):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def do_GET(self):
+        check(self.path == "/v1/models", f"GET {self.path}")
+        self.reply(json.dumps({"object": "list", "data": [{"id": "base"}, {"id": "facts"}]}))
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        event = {"choices": [{"index": 0, "delta": {"content": f"I am {body['model']}."}}]}
+        self.reply(f"data: {json.dumps(event)}\n\n")
+
+    def log_message(self, *_):
+        pass
+
+
+def serve_in_background(handler):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server.server_port
+
+
+def several_models(strata, model):
+    """Which one answers is said, and --model chooses; /quit and /exit end it before the rest."""
+
+    def ask(*arguments, text="Who?\n/quit\nWho?\n"):
+        return subprocess.run(
+            [strata, "chat", *arguments], input=text, capture_output=True, text=True, check=False
+        )
+
+    url = f"http://127.0.0.1:{serve_in_background(Several)}"
+    for arguments, name in (([], "base"), (["--model", "facts"], "facts")):
+        said = ask("--url", url, *arguments)
+        check(said.stdout == f"I am {name}.\n" and said.returncode == 0, f"the answer: {said}")
+        check(f"talking to {name}, of base, facts; --model NAME" in said.stderr, f"{said}")
+    check(ask("--url", url, text="/exit\nWho?\n").stdout == "", "/exit does not end it")
+    said = ask("--url", url, "--model", "none")
+    check(said.returncode == 1 and "no model 'none' among" in said.stderr, f"{said}")
+    said = ask(model, "--threads", "1", "--max-tokens", "2")  # the only one goes without saying
+    check("talking to" not in said.stderr and said.returncode == 0, f"{said}")
+    said = ask("--url", "http://127.0.0.1:1")
+    check(said.returncode == 1 and "127.0.0.1:1" in said.stderr and not said.stdout, f"{said}")
 
 
 def long_questions(chat):
@@ -146,7 +189,8 @@ def main():
         subprocess.run([write_model, model], check=True)
         signal.alarm(4 * PATIENCE)
         chat = [strata, "chat", model, "--threads", "1", "--temperature", "0"]
-        at_a_terminal([strata, "chat", "--url", f"http://127.0.0.1:{endless_answers()}"])
+        at_a_terminal([strata, "chat", "--url", f"http://127.0.0.1:{serve_in_background(Endless)}"])
+        several_models(strata, model)
         long_questions(chat)
     finally:
         shutil.rmtree(folder)

@@ -52,6 +52,12 @@ refused "unknown key" 1 'unknown key .*train.leraning_rate.*nearest known one is
     train.leraning_rate=1
 refused "unknown key, nearest" 2 'unknown key .*train.stepz.*nearest known one is .*train.steps' \
     train.stepz=1
+refused "sequence of one" 1 'data.sequence_length = .*must be from 2' data.sequence_length=1
+for flags in "" --dry-run; do # shellcheck disable=SC2086
+    refused "warm-up above steps" 2 "train.warmup 41 is above the run's 40 steps" train.warmup=41 $flags
+    refused "warm-up above epochs" 1 "train.warmup 41 is above the run's 6 steps" \
+        train.warmup=41 train.steps=0 train.epochs=1 $flags
+done
 refused "sequence above context" 1 'sequence_length 512 is above the model.s context of 128' \
     data.sequence_length=512
 refused "no model" 2 'tests/fixtures/none' model.path=tests/fixtures/none
@@ -62,6 +68,7 @@ refused "a run's folder in use" 2 'another process is training in' "train.out=$f
 exec 9>&-
 touch "$folder/file"
 refused "train.out below a file" 2 "train.out: $folder/file" "train.out=$folder/file/run"
+refused "train.out is a file" 1 "train.out: $folder/file: a file is in the way" "train.out=$folder/file"
 refused "train.out empty" 2 'train.out is empty' train.out=
 refused "too many tokens at once" 2 'train.micro_batch makes .* at data.sequence_length 5000 is more than 2147483647 tokens' \
     train.global_batch=10000000 train.micro_batch=1000000 data.sequence_length=5000
@@ -99,7 +106,7 @@ else
     echo "skipped: STRATA_TEST_DATA is not set"
 fi
 
-# A dry run counts bytes from configurations alone, and leaves nothing behind.
+# A dry run counts bytes from configurations and looks at the token files, and leaves nothing behind.
 if ! "$strata" train "$folder/run.yaml" --dry-run "train.out=$folder/dry" >"$folder/plan" ||
     ! awk '$1 == "total" { total = $2 } NR > 1 && $1 != "total" { sum += $2 }
            END { exit !(total > 1e5 && total == sum) }' "$folder/plan" || [ -e "$folder/dry" ]; then
@@ -108,7 +115,28 @@ if ! "$strata" train "$folder/run.yaml" --dry-run "train.out=$folder/dry" >"$fol
 fi
 "$strata" train "train.out=$folder/dry" --dry-run train.steps=3 "$folder/run.yaml" >"$folder/plan2" &&
     "$strata" train --dry-run "$folder/run.yaml" "train.out=$folder/dry" >"$folder/plan3" &&
-    cmp "$folder/plan" "$folder/plan2" && cmp "$folder/plan" "$folder/plan3" || fail "dry run, options in any order"
+    grep -v '^run:' "$folder/plan" | cmp - <(grep -v '^run:' "$folder/plan2") && cmp "$folder/plan" "$folder/plan3" ||
+    fail "dry run, options in any order"
+grep -q '^data.train: checked files=1 sequences=[0-9]* tokens=[0-9]*$' "$folder/plan" &&
+    grep -q '^run: steps=40 sequences=160 ' "$folder/plan" && ! grep -q '^data.validation' "$folder/plan" ||
+    fail "dry run, data: $(cat "$folder/plan")"
+sequences=$(grep -oP '^data.train:.* sequences=\K\d+' "$folder/plan")
+"$strata" train "$folder/run.yaml" --dry-run "data.validation=$folder/more files.h5" train.steps=0 train.epochs=3 >"$folder/plan"
+grep -q "^run: steps=$(((3 * sequences + 3) / 4)) " "$folder/plan" &&
+    grep -q '^data.validation: checked files=1 sequences=[1-9]' "$folder/plan" ||
+    fail "dry run, epochs and validation: $(cat "$folder/plan")"
+for n in 1 2; do # what the run would refuse
+    refused "dry, missing token file" $n "$folder/none.h5" --dry-run "data.train=$folder/none.h5"
+done
+refused "dry, missing validation" 1 "$folder/none.h5" --dry-run "data.validation=$folder/none.h5"
+refused "dry, not a token file" 1 'run.yaml: not a token file' --dry-run "data.train=$folder/run.yaml"
+refused "dry, wrong vocabulary" 1 'token ids up to 500.*ends at 96' --dry-run "data.train=$folder/large.h5"
+refused "dry, two tokenizers" 1 'different tokenizers' --dry-run "data.train=$folder/train.h5,$folder/other.h5"
+refused "dry, tokenizer not there" 1 "$folder/none" --dry-run "model.tokenizer=$folder/none"
+refused "dry, wrong tokenizer" 1 'other.h5 was made with another tokenizer' --dry-run \
+    model.path=models/base "data.train=$folder/other.h5"
+refused "dry, adapter of other shapes" 1 "doesn't have the shape" --dry-run model.path=models/base \
+    train.mode=lora lora.init_from=tests/fixtures/lora_llama_all
 "$strata" train "$folder/run.yaml" --dryrun >"$folder/log" 2>&1
 [ $? -eq 2 ] && grep -q "^strata train: unknown option '--dryrun'$" "$folder/log" ||
     fail "an unknown option: $(cat "$folder/log")"
@@ -124,6 +152,10 @@ until grep -q event=start "$folder/log"; do
 done
 kill -TERM $pid
 sleep 0.3
+tries=0
+until grep -q event=stopping "$folder/log" || [ $((tries++)) -ge 200 ]; do sleep 0.05; done
+[ "$(grep -c 'level=info event=stopping step=1 text="finishing the step, then checkpoint' "$folder/log")" -eq 1 ] ||
+    fail "the first signal was not answered: $(cat "$folder/log")"
 kill -0 $pid 2>/dev/null || fail "one signal ended the run: $(cat "$folder/log")"
 kill -INT $pid
 wait $pid
@@ -203,6 +235,20 @@ for threads in 1 2 3; do
         cmp "$folder"/threads{1,$threads}/model/model.safetensors ||
         fail "$threads threads change what is computed"
 done
+
+# A run that ends worse than it could begin says so; the others don't.
+ranks_quietly 2 "$strata" train "$folder/run.yaml" train.steps=6 train.lr=0.5 train.clip=0 "train.out=$folder/diverged"
+grep -q 'level=warn.* event=diverged step=6 loss=[0-9.]* validation_loss=none uniform_loss=4.5643 hint=' "$folder/log" &&
+    [ "$(grep -c event=diverged "$folder/log")" -eq 1 ] || fail "a run that diverged: $(cat "$folder/log")"
+ranks_quietly 1 "$strata" train "$folder/run.yaml" train.steps=6 train.lr=0.01 "data.validation=$folder/train.h5" "train.out=$folder/fine"
+grep -q event=diverged "$folder/log" && fail "a run that did not diverge: $(cat "$folder/log")"
+
+# A rank that no matrix has is told, and trains.
+ranks_quietly 2 "$strata" train "$folder/run.yaml" train.mode=lora lora.rank=33 train.steps=1 "train.out=$folder/rank"
+[ "$(grep -c 'level=warn.* event=lora_rank rank=33 module=q_proj rows=[0-9]* columns=32 ' "$folder/log")" -eq 1 ] ||
+    fail "a rank above the matrix: $(cat "$folder/log")"
+ranks_quietly 1 "$strata" train "$folder/run.yaml" train.mode=lora lora.rank=32 lora.targets=q_proj train.steps=1 "train.out=$folder/rank32"
+grep -q event=lora_rank "$folder/log" && fail "a rank within the matrix: $(cat "$folder/log")"
 
 # A step that uses sequences more than once, and more threads than the host has.
 ranks_quietly 1 "$strata" train "$folder/run.yaml" train.steps=1 train.global_batch=1000 "train.out=$folder/many"

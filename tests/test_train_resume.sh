@@ -148,6 +148,16 @@ read -r n arguments <<<"${kinds[0]}"
     2>"$folder/log" || { cat "$folder/log"; fail "named"; }
 [ "$(cat "$folder/syncs")" = synced ] || fail "checkpoints/ was not synced into its folder once: $(cat "$folder/syncs")"
 
+# So are those of new folders above it.
+for name in above named; do
+    rm -rf "$folder/above" "$folder/syncs"
+    # shellcheck disable=SC2086
+    (export STRATA_TEST_SYNC_NAME=$name
+     interposed STRATA_TEST_SYNC_LOG="$folder/syncs"; run "$n" "$folder/above/named/" $arguments train.steps=5) \
+        2>"$folder/log" || { cat "$folder/log"; fail "above/named"; }
+    grep -q synced "$folder/syncs" || fail "$name/ was not synced into its folder"
+done
+
 # Calls that a signal interrupts are made again: nobody notices.
 read -r n arguments <<<"${kinds[0]}"
 # shellcheck disable=SC2086

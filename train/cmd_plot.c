@@ -3,6 +3,7 @@
 #include "train/commands.h"
 
 #include "core/atomic_file.h"
+#include "core/directory.h"
 #include "core/options.h"
 #include "train/plot.h"
 
@@ -38,6 +39,7 @@ static enum status plot(char **paths, int count, const char *out) {
     char *svg = NULL;
     enum status status = read_runs(paths, count, runs);
     if (status == STATUS_OK) status = plot_draw(runs, count, &svg);
+    if (status == STATUS_OK) status = directory_make_for(out);
     if (status == STATUS_OK) status = atomic_file_replace(out, svg, strlen(svg));
     free(svg);
     for (int i = 0; i < count; i++) plot_run_free(&runs[i]);

@@ -1,5 +1,6 @@
 /* One optimizer step, and validation. */
 #define _GNU_SOURCE
+#include "core/log.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/units.h"
 #include "train/diagnose.h"
@@ -23,15 +24,30 @@ static enum status read_microbatches(struct trainer *t) {
     return STATUS_OK;
 }
 
+static void say_stop(struct trainer *t) {
+    if (t->stop_said) return;
+    log_line(LOG_INFO,
+             "event=stopping step=%lld text=\"finishing the step, then checkpoint; a second "
+             "SIGTERM or SIGINT ends at once\"",
+             (long long)t->step + 1);
+    t->stop_said = true;
+}
+
+/* Looked at often, so that whoever asks is answered before a long step ends. */
+static bool stop_asked(struct trainer *t) {
+    if (!t->stop || !*t->stop) return false;
+    say_stop(t);
+    return true;
+}
+
 /* What the ranks add up before a step. */
-enum { SUM_WEIGHT, SUM_TARGETS, SUM_TOKENS, SUM_FAILED, SUM_STOP, SUMS };
+enum { SUM_WEIGHT, SUM_TARGETS, SUM_TOKENS, SUM_FAILED, SUMS };
 
 /* The loss is sum of weighted token losses / sum of weights over the whole global batch: divides my
  * weights by that sum. */
 static enum status normalise_weights(struct trainer *t, enum status mine,
                                      struct step_report *report) {
-    double sums[SUMS] = {
-        [SUM_FAILED] = mine != STATUS_OK, [SUM_STOP] = t->stop && *t->stop ? 1.0 : 0.0};
+    double sums[SUMS] = {[SUM_FAILED] = mine != STATUS_OK};
     for (int i = 0; i < t->micro_count && mine == STATUS_OK; i++) {
         sums[SUM_WEIGHT] += t->micro[i].weight_sum;
         sums[SUM_TARGETS] += (double)t->micro[i].trained;
@@ -47,7 +63,6 @@ static enum status normalise_weights(struct trainer *t, enum status mine,
     for (int i = 0; i < t->micro_count; i++)
         for (int64_t j = 0; j < t->micro[i].tokens; j++) t->micro[i].weights[j] *= scale;
     report->tokens = (int64_t)sums[SUM_TOKENS];
-    report->stop = sums[SUM_STOP] > 0.0;
     return STATUS_OK;
 }
 
@@ -100,6 +115,15 @@ static void take_first_ranks_figures(struct trainer *t, struct step_report *repo
     report->gradient_norm = figures[1];
 }
 
+/* The loss, and whether any rank was asked to stop. */
+static void sum_loss(struct trainer *t, double mine, struct step_report *report) {
+    double sums[2] = {mine, stop_asked(t) ? 1.0 : 0.0};
+    comm_all_reduce(&t->parallel->world, &t->ws.stream, sums, 2, DTYPE_F64, COMM_SUM);
+    report->loss = sums[0];
+    report->stop = sums[1] > 0.0;
+    if (report->stop) say_stop(t);
+}
+
 static float clip_scale(const struct trainer *t, double norm) {
     double clip = t->options->train.clip;
     return clip > 0.0 && norm > clip ? (float)(clip / norm) : 1.0f;
@@ -112,10 +136,12 @@ enum status trainer_step(struct trainer *t, struct step_report *report) {
     TRY(normalise_weights(t, read_microbatches(t), report));
     dp_zero(&t->dp);
     double mine = 0.0;
-    for (int i = 0; i < t->micro_count; i++) run_microbatch(t, i, &mine);
+    for (int i = 0; i < t->micro_count; i++) {
+        run_microbatch(t, i, &mine);
+        stop_asked(t);
+    }
     dp_finish(&t->dp);
-    report->loss = mine;
-    comm_all_reduce(&t->parallel->world, &t->ws.stream, &report->loss, 1, DTYPE_F64, COMM_SUM);
+    sum_loss(t, mine, report);
     report->gradient_norm = optimizer_gradient_norm(&t->optimizer, &t->ws.exec);
     take_first_ranks_figures(t, report);
     TRY(agree_on_numbers(t, report, mine));
@@ -154,6 +180,7 @@ enum status trainer_validate(struct trainer *t, double *loss) {
     for (int64_t i = 0; i < mine.count && status == STATUS_OK; i += t->micro_sequences) {
         int64_t left = mine.count - i;
         status = validate_batch(t, mine.first + i, min_i64(left, t->micro_sequences), sums);
+        stop_asked(t);
     }
     TRY(parallel_agree(&t->parallel->world, status));
     comm_all_reduce(&t->parallel->world, &t->ws.stream, sums, 2, DTYPE_F64, COMM_SUM);

@@ -55,15 +55,36 @@ static enum status open_model(struct trainer *t) {
     return status;
 }
 
-static enum status open_adapter(struct trainer *t) {
+/* PEFT allows it, and so do we. */
+static void warn_of_rank(const struct adapter *adapter) {
+    for (int id = 0; id < WEIGHT_COUNT; id++) {
+        struct lora_pair pair = adapter_pair(adapter, (enum weight_id)id, 0);
+        if (!pair.a || !pair.a->w.data) continue;
+        int64_t rows = pair.b->slice.rows, cols = pair.a->slice.cols;
+        if (adapter->config.rank <= min_i64(rows, cols)) continue;
+        log_line(LOG_WARN,
+                 "event=lora_rank rank=%d module=%s rows=%lld columns=%lld reason=\"a rank above "
+                 "the smaller side of the matrix adds nothing but memory: lower lora.rank\"",
+                 adapter->config.rank, weight_table[id].module, (long long)rows, (long long)cols);
+        return;
+    }
+}
+
+static enum status make_adapter(struct trainer *t) {
     const struct run_options *o = t->options;
-    if (o->train.mode != TRAIN_LORA) return STATUS_OK;
-    t->trained = &t->adapter;
     if (*o->lora.init_from)
         return adapter_load(&t->adapter, "adapter", &t->model, o->lora.init_from);
     struct adapter_config config;
     TRY(run_options_adapter(&o->lora, &config));
     return adapter_create(&t->adapter, "adapter", &t->model, &config, (uint64_t)o->train.seed);
+}
+
+static enum status open_adapter(struct trainer *t) {
+    if (t->options->train.mode != TRAIN_LORA) return STATUS_OK;
+    t->trained = &t->adapter;
+    TRY(make_adapter(t));
+    if (t->parallel->world.rank == 0) warn_of_rank(t->trained);
+    return STATUS_OK;
 }
 
 /* The parameters that get gradients and optimizer state: all of the model's, or the adapter's. */
@@ -134,10 +155,16 @@ static enum status plan_microbatches(struct trainer *t) {
     return STATUS_OK;
 }
 
-static void plan_steps(struct trainer *t) {
+static enum status plan_steps(struct trainer *t) {
     const struct train_options *o = &t->options->train;
     double samples = o->epochs * (double)loader_sequences(t->train);
     t->steps = o->steps ? o->steps : (int64_t)ceil(samples / (double)o->global_batch);
+    if (o->warmup <= t->steps) return STATUS_OK;
+    return status_fail(
+        STATUS_CONFIG,
+        "train.warmup %lld is above the run's %lld steps: the rate would never reach "
+        "train.lr",
+        (long long)o->warmup, (long long)t->steps);
 }
 
 static struct workspace_plan plan_workspace(const struct trainer *t) {
@@ -209,7 +236,7 @@ static enum status open_parts(struct trainer *t) {
     TRY(open_adapter(t));
     TRY(list_trained(t));
     TRY(open_data(t));
-    plan_steps(t);
+    TRY(plan_steps(t));
     TRY(plan_microbatches(t));
     return open_memory(t);
 }
@@ -266,6 +293,37 @@ enum status trainer_plan(const struct run_options *options, int ranks,
     if (!t) return status_fail(STATUS_MEMORY, "no memory to plan a run");
     t->options = options;
     enum status status = plan_parts(t, ranks, memory);
+    trainer_close(t);
+    free(t);
+    return status;
+}
+
+static enum status plan_data(struct trainer *t, struct trainer_data *data) {
+    struct arena weights, factors;
+    arena_count(&weights, "weights");
+    arena_count(&factors, "adapter");
+    TRY(describe_model(t, &weights));
+    TRY(describe_adapter(t, &factors));
+    if (t->trained) warn_of_rank(t->trained);
+    if (t->trained && *t->options->lora.init_from)
+        TRY(adapter_check_file(t->trained, t->options->lora.init_from));
+    TRY(open_data(t));
+    TRY(plan_steps(t));
+    *data = (struct trainer_data){.steps = t->steps,
+                                  .sequences = loader_sequences(t->train),
+                                  .tokens = loader_inputs(t->train),
+                                  .tokenizer_checked = t->tokenizer != NULL};
+    if (!t->validation) return STATUS_OK;
+    data->validation_sequences = loader_sequences(t->validation);
+    data->validation_tokens = loader_inputs(t->validation);
+    return STATUS_OK;
+}
+
+enum status trainer_plan_data(const struct run_options *options, struct trainer_data *data) {
+    struct trainer *t = calloc(1, sizeof *t);
+    if (!t) return status_fail(STATUS_MEMORY, "no memory to plan a run");
+    t->options = options;
+    enum status status = plan_data(t, data);
     trainer_close(t);
     free(t);
     return status;

@@ -51,7 +51,8 @@ struct trainer {
     int64_t step, steps; /* done, in all */
     int64_t tokens;      /* trained on so far, all ranks */
     double best_loss;
-    volatile sig_atomic_t *stop; /* set by a signal; NULL when nobody asks */
+    const volatile sig_atomic_t *stop; /* set by a signal; NULL when nobody asks */
+    bool stop_said;                    /* and the log has it */
 };
 
 /* What one step did; the same on every rank. */
@@ -60,7 +61,7 @@ struct step_report {
     double loss, gradient_norm, lr;
     int64_t tokens; /* inputs of this step, all ranks */
     double seconds;
-    bool stop; /* a rank was asked to stop */
+    bool stop; /* a rank was asked to stop, before or during the step */
 };
 
 /* Loads or makes everything and goes back to the newest checkpoint where there is one. Options are
@@ -93,6 +94,18 @@ struct trainer_memory trainer_memory(const struct trainer *trainer);
  * read, only configurations. */
 enum status trainer_plan(const struct run_options *options, int ranks,
                          struct trainer_memory *memory);
+
+/* What the token files hold, and how many steps that makes. */
+struct trainer_data {
+    int64_t steps;
+    int64_t sequences, tokens;                       /* an epoch; tokens as inputs */
+    int64_t validation_sequences, validation_tokens; /* 0 where there is no validation */
+    bool tokenizer_checked; /* false where no tokenizer is named or lies beside the model */
+};
+
+/* Opens tokenizer and token files as trainer_open does, with the same refusals; no weight is read,
+ * and of an adapter to start from only names and shapes. */
+enum status trainer_plan_data(const struct run_options *options, struct trainer_data *data);
 
 /* The sum; SIZE_MAX stands for all that is more. */
 size_t trainer_memory_total(const struct trainer_memory *memory);

@@ -1,0 +1,47 @@
+#define _GNU_SOURCE
+#include "train/train.h"
+
+#include "kernels/base/units.h"
+
+#include <stdio.h>
+
+static void print_memory(const struct trainer_memory *m) {
+    const struct {
+        const char *name;
+        size_t bytes;
+    } rows[] = {{"weights", m->weights},         {"adapter", m->adapter},
+                {"gradients", m->gradients},     {"optimizer", m->optimizer},
+                {"activations", m->activations}, {"scratch", m->scratch},
+                {"batches", m->batches},         {"total", trainer_memory_total(m)}};
+    printf("%-12s %16s %12s\n", "arena", "bytes a rank", "MiB");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        printf("%-12s %16zu %12.1f\n", rows[i].name, rows[i].bytes, to_mib(rows[i].bytes));
+}
+
+static void print_data(const struct run_options *options, const struct trainer_data *data) {
+    printf("data.train: checked files=%lld sequences=%lld tokens=%lld\n",
+           (long long)options->data.train.count, (long long)data->sequences,
+           (long long)data->tokens);
+    if (options->data.validation.count > 0)
+        printf("data.validation: checked files=%lld sequences=%lld tokens=%lld\n",
+               (long long)options->data.validation.count, (long long)data->validation_sequences,
+               (long long)data->validation_tokens);
+    printf("tokenizer: %s\n", data->tokenizer_checked
+                                  ? "the one that the token files were made with"
+                                  : "none beside the model, so not compared with the token files'");
+    int64_t sequences = data->steps * options->train.global_batch;
+    double epochs = (double)sequences / (double)data->sequences;
+    printf("run: steps=%lld sequences=%lld epochs=%.4g tokens=%.0f\n", (long long)data->steps,
+           (long long)sequences, epochs, epochs * (double)data->tokens);
+}
+
+enum status train_dry_run(const struct run_options *options, const struct parallel *parallel) {
+    struct trainer_memory memory = {0};
+    struct trainer_data data = {0};
+    TRY(run_options_check(options));
+    TRY(trainer_plan(options, parallel->world.size, &memory));
+    if (parallel->world.rank == 0) print_memory(&memory);
+    TRY(trainer_plan_data(options, &data));
+    if (parallel->world.rank == 0) print_data(options, &data);
+    return STATUS_OK;
+}

@@ -1,0 +1,17 @@
+/* train.out, the folder of a run: made, kept from other runs, and told what this run is. Rank 0's
+ * business alone. */
+#ifndef STRATA_TRAIN_RUN_DIRECTORY_H
+#define STRATA_TRAIN_RUN_DIRECTORY_H
+
+#include "core/config.h"
+#include "train/options.h"
+
+/* Makes the folder with those above it and locks it until the process ends: two runs in one folder
+ * would overwrite each other's checkpoints. STATUS_IO, or STATUS_CONFIG where another run has it.
+ */
+enum status run_directory_take(const char *out);
+
+/* OUT/config.yaml says what this run is, all defaults spelled out. */
+enum status run_directory_store_config(const char *out, const struct config_table *tables);
+
+#endif
