@@ -26,7 +26,7 @@ static int threads_down(int threads, int64_t strips, int64_t groups) {
 }
 
 static int64_t cut(int64_t total, int64_t unit, int part, int parts) {
-    return smaller(total, divide_up(total, unit) * part / parts * unit);
+    return min_i64(total, divide_up(total, unit) * part / parts * unit);
 }
 
 /* A weight in place, by chunks of rows: as many as fit the L2 cache with their whole depth, within
@@ -34,12 +34,12 @@ static int64_t cut(int64_t total, int64_t unit, int part, int parts) {
 static void run_in_place(const struct product *p, const struct part *part,
                          struct scratch *scratch) {
     int64_t fit = FLOATS_B / (p->steps + SPILL) / GEMM_ROWS * GEMM_ROWS;
-    int64_t most = fit < REUSE_ROWS ? REUSE_ROWS : smaller(fit, CHUNK_ROWS);
+    int64_t most = fit < REUSE_ROWS ? REUSE_ROWS : min_i64(fit, CHUNK_ROWS);
     int64_t rows = part->rows <= most ? part->rows : even_piece(part->rows, most, GEMM_ROWS);
     for (int64_t r = 0; r < part->rows; r += rows) {
         struct part chunk = *part;
         chunk.row = part->row + r;
-        chunk.rows = smaller(rows, part->rows - r);
+        chunk.rows = min_i64(rows, part->rows - r);
         VARIANT(gemm_in_place)(p, &chunk, scratch);
     }
 }
@@ -69,7 +69,7 @@ void VARIANT(gemm_run)(struct stream *s, const struct gemm *g) {
     struct product p = product_of(g);
     int threads = g->rows * g->cols * g->depth < SERIAL_WORK ? 1 : s->threads;
     int64_t panels = divide_up(g->cols, 16);
-    int64_t row_unit = smaller(g->rows, GEMM_ROWS), panel_unit = panels >= 2 * threads ? 2 : 1;
+    int64_t row_unit = min_i64(g->rows, GEMM_ROWS), panel_unit = panels >= 2 * threads ? 2 : 1;
     int down = threads_down(threads, divide_up(g->rows, row_unit), divide_up(panels, panel_unit));
     int across = threads / down;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)

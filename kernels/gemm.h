@@ -18,6 +18,7 @@
 #define STRATA_KERNELS_GEMM_H
 
 #include "kernels/base/stream.h"
+#include "kernels/base/units.h"
 #include "kernels/pack.h"
 #include "kernels/variant.h"
 #include <stdalign.h>
@@ -151,16 +152,13 @@ void VARIANT(gemm_pack_a)(float *to, const struct product *p, int64_t row, int64
 void VARIANT(gemm_pack_b)(float *to, const struct product *p, int64_t panel, int64_t panels,
                           int64_t first, int64_t steps);
 
-static inline int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 static inline int64_t divide_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 /* The size of `total` cut into equal pieces of at most `most`, a multiple of `unit`. */
 static inline int64_t even_piece(int64_t total, int64_t most, int64_t unit) {
     int64_t pieces = divide_up(total, most);
-    return smaller(most, divide_up(divide_up(total, pieces), unit) * unit);
+    return min_i64(most, divide_up(divide_up(total, pieces), unit) * unit);
 }
 
 #endif

@@ -78,7 +78,7 @@ static void block_run(const struct product *p, const struct block *b, struct scr
     VARIANT(gemm_pack_b)(scratch->b, p, b->panel, b->panels, b->first, b->steps);
     if (b->sums && b->first == 0 && p->g.accumulate) VARIANT(gemm_read_c)(&sums, &p->g, &region);
     for (int64_t r = 0; r < b->rows; r += GEMM_ROWS) {
-        tile.rows = (int)smaller(GEMM_ROWS, b->rows - r);
+        tile.rows = (int)min_i64(GEMM_ROWS, b->rows - r);
         VARIANT(gemm_pack_a)
         (scratch->a, p, b->row + r, tile.rows, b->steps + SPILL, b->first, b->steps);
         strip_run(p, b, tile, b->row + r, scratch);
@@ -96,12 +96,12 @@ void VARIANT(gemm_blocked)(const struct product *p, const struct part *part,
     if (wait) rows = even_piece(rows, FLOATS_C / (panels * 16) / GEMM_ROWS * GEMM_ROWS, GEMM_ROWS);
     for (int64_t r = 0; r < part->rows; r += rows) {
         b.row = part->row + r;
-        b.rows = smaller(rows, part->rows - r);
+        b.rows = min_i64(rows, part->rows - r);
         for (int64_t i = 0; i < part->panels; i += panels) {
             b.panel = part->panel + i;
-            b.panels = smaller(panels, part->panels - i);
+            b.panels = min_i64(panels, part->panels - i);
             for (b.first = 0; b.first < p->steps; b.first += b.steps) {
-                b.steps = smaller(steps, p->steps - b.first);
+                b.steps = min_i64(steps, p->steps - b.first);
                 block_run(p, &b, scratch);
             }
         }

@@ -64,7 +64,7 @@ static void strips_run(const struct product *p, const struct part *part, const s
     tile.c_panel = sums->rows * 16;
     tile.load = load;
     for (int64_t r = 0; r < part->rows; r += strip) {
-        tile.rows = (int)smaller(strip, part->rows - r);
+        tile.rows = (int)min_i64(strip, part->rows - r);
         tile.a = a + r * tile.a_row + w->first - w->piece;
         tile.c = sums->at + r * 16;
         VARIANT(gemm_micro)(&tile);
@@ -79,7 +79,7 @@ static void group_run(const struct product *p, const struct part *part, struct w
     for (; w.panel < end; w.panel += w.panels) {
         w.panels = end - w.panel >= wide ? wide : 1;
         for (w.first = w.piece; w.first < w.piece + w.piece_steps; w.first += w.steps) {
-            w.steps = smaller(L1_STEPS, w.piece + w.piece_steps - w.first);
+            w.steps = min_i64(L1_STEPS, w.piece + w.piece_steps - w.first);
             strips_run(p, part, &w, strip, a, &sums, load || w.first > w.piece);
         }
         sums.at += w.panels * sums.rows * 16;
@@ -96,7 +96,7 @@ static void panels_run(const struct product *p, const struct part *part, struct 
     struct region region = {.row = part->row, .rows = part->rows};
     for (; w.panel < end; w.panel += region.panels) {
         region.panel = w.panel;
-        region.panels = smaller(GROUP_PANELS, end - w.panel);
+        region.panels = min_i64(GROUP_PANELS, end - w.panel);
         if (from_c) VARIANT(gemm_read_c)(&sums, &p->g, &region);
         group_run(p, part, w, w.panel + region.panels, strip, scratch->b, sums,
                   from_c || w.piece > 0);
@@ -113,10 +113,10 @@ void VARIANT(gemm_in_place)(const struct product *p, const struct part *part,
     bool wait = p->steps > piece;
     int64_t panels = wait ? FLOATS_C / (part->rows * 16) : part->panels;
     for (int64_t panel = 0; panel < part->panels; panel += panels) {
-        int64_t end = part->panel + smaller(panel + panels, part->panels);
+        int64_t end = part->panel + min_i64(panel + panels, part->panels);
         struct walk w = {.panel = part->panel + panel};
         for (; w.piece < p->steps; w.piece += w.piece_steps) {
-            w.piece_steps = smaller(piece, p->steps - w.piece);
+            w.piece_steps = min_i64(piece, p->steps - w.piece);
             VARIANT(gemm_pack_a)
             (scratch->b, p, part->row, part->rows, w.piece_steps + SPILL, w.piece, w.piece_steps);
             if (part->rows <= strip && !wait)

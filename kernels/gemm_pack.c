@@ -44,7 +44,7 @@ static float entry_at(const struct product *p, const struct operand *o, int64_t 
 /* Steps whose vectors lie within the operand: the last pair of an odd depth does not. */
 static int64_t whole_steps(const struct product *p, int64_t first, int64_t steps) {
     int64_t whole = p->pairs ? p->g.depth / 2 : p->g.depth;
-    return smaller(steps, whole - first);
+    return min_i64(steps, whole - first);
 }
 
 /* Sixteen steps along a row that starts at `at`. */
@@ -238,7 +238,7 @@ void VARIANT(gemm_pack_b)(float *to, const struct product *p, int64_t panel, int
                           int64_t first, int64_t steps) {
     assert(first % 16 == 0);
     const struct operand *b = &p->g.b;
-    int64_t whole = b->order == OPERAND_PANELS ? panels : smaller(panels, p->g.cols / 16 - panel);
+    int64_t whole = b->order == OPERAND_PANELS ? panels : min_i64(panels, p->g.cols / 16 - panel);
     if (b->order == OPERAND_COLUMNS) pack_side_by_side(to, p, panel, whole, first, steps);
     if (b->order == OPERAND_PANELS_ACROSS) pack_across(to, p, panel, whole, first, steps);
     for (int64_t i = 0; i < whole; i++) {

@@ -12,7 +12,7 @@ void VARIANT(gemm_read_c)(const struct sums *to, const struct gemm *g,
     for (int64_t r = 0; r < region->rows; r++) {
         for (int64_t p = 0; p < region->panels; p++) {
             int64_t col = (region->panel + p) * 16, from = c_at(g, region->row + r, col);
-            int width = (int)smaller(16, g->cols - col);
+            int width = (int)min_i64(16, g->cols - col);
             float *line = to->at + (p * to->rows + r) * 16;
             if (width == 16) {
                 v16_store(line, g->c_bf16 ? v16_load_bf16((const uint16_t *)g->c + from)
@@ -49,7 +49,7 @@ void VARIANT(gemm_write_c)(const struct gemm *g, const struct sums *from,
     for (int64_t r = 0; r < region->rows; r++) {
         for (int64_t p = 0; p < region->panels; p++) {
             int64_t col = (region->panel + p) * 16, at = c_at(g, region->row + r, col);
-            int width = (int)smaller(16, g->cols - col);
+            int width = (int)min_i64(16, g->cols - col);
             v16 line = v16_load(from->at + (p * from->rows + r) * 16);
             if (g->bias && end) line = v16_add(line, load_bias(g, col, width));
             if (width < 16)

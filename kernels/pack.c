@@ -3,6 +3,7 @@
 #include "kernels/pack.h"
 
 #include "kernels/base/dtype.h"
+#include "kernels/base/units.h"
 
 #include <assert.h>
 #include <string.h>
@@ -15,10 +16,6 @@ static const char *const names[LAYOUT_COUNT] = {
 
 static int64_t panels_of(int64_t rows) {
     return (rows + PANEL_ROWS - 1) / PANEL_ROWS;
-}
-
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
 }
 
 int64_t weight_elements(enum layout layout, int64_t rows, int64_t cols) {
@@ -79,7 +76,7 @@ static void panel_pack(const struct weight *weight, int64_t panel, const float *
     float tile[PANEL_ROWS][PANEL_ROWS];
     const float *flat = tile[0];
     for (int64_t c = 0; c < weight->cols; c += PANEL_ROWS) {
-        int64_t width = smaller(PANEL_ROWS, weight->cols - c);
+        int64_t width = min_i64(PANEL_ROWS, weight->cols - c);
         tile_read(tile, src + c, weight->cols, rows, width);
         int64_t at = panel * weight_panel(weight->layout, weight->cols) + c * PANEL_ROWS;
         if (weight->layout == LAYOUT_PANEL_BF16)
@@ -101,7 +98,7 @@ void weight_pack(const struct weight *weight, int64_t first, int64_t count, cons
     assert(count % PANEL_ROWS == 0 || first + count == weight->rows);
     for (int64_t row = 0; row < count; row += PANEL_ROWS)
         panel_pack(weight, (first + row) / PANEL_ROWS, src + row * weight->cols,
-                   smaller(PANEL_ROWS, count - row));
+                   min_i64(PANEL_ROWS, count - row));
 }
 
 /* out (rows, cols): rows [lane, lane + rows) of one panel. */
@@ -109,7 +106,7 @@ static void panel_unpack(float *out, const struct weight *weight, int64_t panel,
                          int64_t rows) {
     float tile[PANEL_ROWS * PANEL_ROWS];
     for (int64_t c = 0; c < weight->cols; c += PANEL_ROWS) {
-        int64_t width = smaller(PANEL_ROWS, weight->cols - c);
+        int64_t width = min_i64(PANEL_ROWS, weight->cols - c);
         int64_t at = panel * weight_panel(weight->layout, weight->cols) + c * PANEL_ROWS;
         if (weight->layout == LAYOUT_PANEL_BF16)
             widen_pairs(tile, (const uint16_t *)weight->data + at, width);
@@ -132,7 +129,7 @@ void weight_unpack(float *out, const struct weight *weight, int64_t first, int64
     }
     for (int64_t row = first; row < first + count;) {
         int64_t lane = row % PANEL_ROWS;
-        int64_t rows = smaller(PANEL_ROWS - lane, first + count - row);
+        int64_t rows = min_i64(PANEL_ROWS - lane, first + count - row);
         panel_unpack(out + (row - first) * weight->cols, weight, row / PANEL_ROWS, lane, rows);
         row += rows;
     }

@@ -2,11 +2,11 @@
 #define _GNU_SOURCE
 #include "kernels/peak.h"
 
+#include "kernels/base/clock.h"
 #include "kernels/ops.h"
 
 #include <math.h>
 #include <stdbool.h>
-#include <time.h>
 
 #if STRATA_FAST
 #include "kernels/simd.h"
@@ -50,21 +50,15 @@ static float burst(float seed) {
     return total;
 }
 
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 double VARIANT(peak_fma)(int threads) {
     double best = 0.0;
     volatile float sink = 0.0f; /* keeps the arithmetic alive */
     for (int i = 0; i < BURSTS; i++) {
         float total = 0.0f;
-        double start = now();
+        double start = clock_seconds();
 #pragma omp parallel num_threads(threads) reduction(+ : total)
         total += burst(0.999f);
-        double seconds = now() - start;
+        double seconds = clock_seconds() - start;
         sink = sink + total;
         double flops = 2.0 * WIDTH * CHAINS * (STEPS / WIDTH) * threads;
         if (flops / seconds > best) best = flops / seconds;
@@ -79,7 +73,7 @@ enum { SHORT = 2000, TURNS = 40 };
 static double short_burst(const bool dots, volatile float *sink) {
     v16 sums[CHAINS], factor = v16_splat(0.999f);
     for (int c = 0; c < CHAINS; c++) sums[c] = v16_splat((float)c);
-    double start = now();
+    double start = clock_seconds();
     for (int step = 0; step < SHORT / CHAINS; step++)
 #pragma GCC unroll 12
         for (int c = 0; c < CHAINS; c++)
@@ -88,7 +82,7 @@ static double short_burst(const bool dots, volatile float *sink) {
     float total = 0.0f;
     for (int c = 0; c < CHAINS; c++) total += lane_first(sums[c]);
     *sink = *sink + total;
-    return now() - start;
+    return clock_seconds() - start;
 }
 
 /* In turns, so that whatever else the machine does meets both; the best of each. */
