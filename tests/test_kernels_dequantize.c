@@ -132,69 +132,55 @@ static void test_others_are_refused(void **state) {
     assert_true(out[0] == 0.1f && isinf(out[1]));
 }
 
+/* Types by the names that a file of goldens gives them. */
+static const struct golden {
+    const char *name;
+    enum dtype type;
+} goldens[] = {
+    {"f16", DTYPE_F16},       {"bf16", DTYPE_BF16},     {"q4_0", DTYPE_Q4_0}, {"q4_1", DTYPE_Q4_1},
+    {"q5_0", DTYPE_Q5_0},     {"q5_1", DTYPE_Q5_1},     {"q8_0", DTYPE_Q8_0}, {"q2_K", DTYPE_Q2_K},
+    {"q3_K", DTYPE_Q3_K},     {"q4_K", DTYPE_Q4_K},     {"q5_K", DTYPE_Q5_K}, {"q6_K", DTYPE_Q6_K},
+    {"iq4_nl", DTYPE_IQ4_NL}, {"iq4_xs", DTYPE_IQ4_XS},
+};
+enum { GOLDENS = sizeof goldens / sizeof *goldens };
+
+/* NAME.bytes dequantize to NAME.`values`, bit for bit. */
+static void check_golden(const struct model_file *file, const char *name, const char *values,
+                         enum dtype type) {
+    char tensor[64];
+    snprintf(tensor, sizeof tensor, "%s.bytes", name);
+    const struct file_tensor *bytes = model_file_find(file, tensor);
+    snprintf(tensor, sizeof tensor, "%s.%s", name, values);
+    const struct file_tensor *want = model_file_find(file, tensor);
+    if (!bytes || !want || want->elements == 0) fail_msg("no golden %s", name);
+    assert_int_equal(bytes->bytes, dtype_bytes(type, (size_t)want->elements));
+    float *got = malloc(want->bytes);
+    assert_true(dequantize(got, type, bytes->data, (size_t)want->elements));
+    if (memcmp(got, want->data, want->bytes) != 0) fail_msg("%s differs", name);
+    free(got);
+}
+
 /* Blocks and their values as ggml's reference code reads them. */
 static void test_goldens_bit_for_bit(void **state) {
     (void)state;
-    static const struct {
-        const char *name;
-        enum dtype type;
-    } cases[] = {
-        {"f16", DTYPE_F16},       {"bf16", DTYPE_BF16},     {"q4_0", DTYPE_Q4_0},
-        {"q4_1", DTYPE_Q4_1},     {"q5_0", DTYPE_Q5_0},     {"q5_1", DTYPE_Q5_1},
-        {"q8_0", DTYPE_Q8_0},     {"q2_K", DTYPE_Q2_K},     {"q3_K", DTYPE_Q3_K},
-        {"q4_K", DTYPE_Q4_K},     {"q5_K", DTYPE_Q5_K},     {"q6_K", DTYPE_Q6_K},
-        {"iq4_nl", DTYPE_IQ4_NL}, {"iq4_xs", DTYPE_IQ4_XS},
-    };
-    char path[512], name[64];
+    char path[512];
     snprintf(path, sizeof path, "%s/quant_goldens_ggml/quant_goldens.safetensors",
              test_data_or_skip());
     struct model_file file;
     assert_ok(model_file_open(&file, path, false));
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        snprintf(name, sizeof name, "%s.bytes", cases[i].name);
-        const struct file_tensor *bytes = model_file_find(&file, name);
-        snprintf(name, sizeof name, "%s.dequant", cases[i].name);
-        const struct file_tensor *want = model_file_find(&file, name);
-        assert_non_null(bytes);
-        assert_non_null(want);
-        assert_int_equal(bytes->bytes, dtype_bytes(cases[i].type, (size_t)want->elements));
-        float *got = malloc(want->bytes);
-        assert_true(dequantize(got, cases[i].type, bytes->data, (size_t)want->elements));
-        if (memcmp(got, want->data, want->bytes) != 0) fail_msg("%s differs", cases[i].name);
-        free(got);
-    }
+    for (int i = 0; i < GOLDENS; i++)
+        check_golden(&file, goldens[i].name, "dequant", goldens[i].type);
     model_file_close(&file);
 }
 
 /* Blocks of random bytes and their values as PyPI's `gguf` package reads them (tests/peers). */
 static void test_blocks_as_the_gguf_package_reads_them(void **state) {
     (void)state;
-    static const struct {
-        const char *name;
-        enum dtype type;
-    } cases[] = {
-        {"F16", DTYPE_F16},       {"BF16", DTYPE_BF16},     {"Q4_0", DTYPE_Q4_0},
-        {"Q4_1", DTYPE_Q4_1},     {"Q5_0", DTYPE_Q5_0},     {"Q5_1", DTYPE_Q5_1},
-        {"Q8_0", DTYPE_Q8_0},     {"Q2_K", DTYPE_Q2_K},     {"Q3_K", DTYPE_Q3_K},
-        {"Q4_K", DTYPE_Q4_K},     {"Q5_K", DTYPE_Q5_K},     {"Q6_K", DTYPE_Q6_K},
-        {"IQ4_NL", DTYPE_IQ4_NL}, {"IQ4_XS", DTYPE_IQ4_XS},
-    };
     struct model_file file;
     assert_ok(model_file_open(&file, "tests/fixtures/vectors/blocks.safetensors", false));
-    assert_int_equal(file.tensor_count, 2 * sizeof cases / sizeof *cases);
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "%s.bytes", cases[i].name);
-        const struct file_tensor *bytes = model_file_find(&file, name);
-        snprintf(name, sizeof name, "%s.values", cases[i].name);
-        const struct file_tensor *want = model_file_find(&file, name);
-        assert_true(bytes && want && want->elements > 0);
-        assert_int_equal(bytes->bytes, dtype_bytes(cases[i].type, (size_t)want->elements));
-        float *got = malloc(want->bytes);
-        assert_true(dequantize(got, cases[i].type, bytes->data, (size_t)want->elements));
-        if (memcmp(got, want->data, want->bytes) != 0) fail_msg("%s differs", cases[i].name);
-        free(got);
-    }
+    assert_int_equal(file.tensor_count, 2 * GOLDENS);
+    for (int i = 0; i < GOLDENS; i++)
+        check_golden(&file, dtype_info(goldens[i].type)->name, "values", goldens[i].type);
     model_file_close(&file);
 }
 

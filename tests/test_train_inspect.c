@@ -75,13 +75,17 @@ static void write_sample(const char *path) {
     gguf_metadata_free(&metadata);
 }
 
+static void inspect_sample(struct temporary *folder, const char *option) {
+    temporary_open(folder);
+    write_sample(temporary_file(folder, "x.gguf"));
+    assert_int_equal(inspect(folder->file, option), 0);
+    assert_string_equal(errors, "");
+}
+
 static void test_text(void **state) {
     (void)state;
     struct temporary folder;
-    temporary_open(&folder);
-    write_sample(temporary_file(&folder, "x.gguf"));
-    assert_int_equal(inspect(folder.file, NULL), 0);
-    assert_string_equal(errors, "");
+    inspect_sample(&folder, NULL);
     static const char *const expected[] = {
         "format: GGUF version 3, alignment 32\n",
         "string \"llama\"\n",
@@ -106,9 +110,7 @@ static void test_text(void **state) {
 static void test_json(void **state) {
     (void)state;
     struct temporary folder;
-    temporary_open(&folder);
-    write_sample(temporary_file(&folder, "x.gguf"));
-    assert_int_equal(inspect(folder.file, "--json"), 0);
+    inspect_sample(&folder, "--json");
     json_t *root = json_loads(output, 0, NULL);
     assert_non_null(root);
     const char *type, *large, *name, *dtype;
