@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "data/token_file.h"
+#include "data/h5_open.h"
 #include "kernels/base/units.h"
 
 #include <assert.h>
@@ -9,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 struct token_file {
@@ -149,18 +149,16 @@ static enum status open_parts(struct token_file *file) {
 }
 
 static enum status open_file(struct token_file *file) {
-    H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
-    if (access(file->path, R_OK) != 0)
-        return status_fail(STATUS_IO, "%s: %s", file->path, strerror(errno));
-    file->file = H5Fopen(file->path, H5F_ACC_RDONLY, H5P_DEFAULT);
-    if (file->file < 0) return fail_format(file, "HDF5 can't open it (foreign or truncated)");
-    return open_parts(file);
+    enum status status = h5_open(&file->file, file->path);
+    if (status == STATUS_FORMAT)
+        return fail_format(file, "HDF5 can't open it (foreign or truncated)");
+    return status == STATUS_OK ? open_parts(file) : status;
 }
 
 enum status token_file_open(struct token_file **out, const char *path) {
     struct token_file *file = calloc(1, sizeof *file);
     if (!file) return status_fail(STATUS_MEMORY, "%s: no memory to open it", path);
-    file->file = file->tokens = file->weights = H5I_INVALID_HID;
+    file->tokens = file->weights = H5I_INVALID_HID;
     file->path = strdup(path);
     enum status status =
         file->path ? open_file(file) : status_fail(STATUS_MEMORY, "%s: no memory to open it", path);
@@ -175,7 +173,7 @@ void token_file_close(struct token_file *file) {
     if (!file) return;
     if (file->tokens >= 0) H5Dclose(file->tokens);
     if (file->weights >= 0) H5Dclose(file->weights);
-    if (file->file >= 0) H5Fclose(file->file);
+    if (file->file > 0) H5Fclose(file->file);
     free(file->documents);
     free(file->path);
     free(file);

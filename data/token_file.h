@@ -10,7 +10,10 @@
  * synced and renamed, so a reader never sees half of one. Errors name the file: STATUS_IO what the
  * system refuses, STATUS_FORMAT what is not such a file.
  *
- * HDF5's own printing of errors is turned off by both open and create, for the whole process. */
+ * HDF5's own printing of errors is turned off by both open and create, for the whole process. The
+ * writer takes room on the disk before HDF5 needs it, under a name of core/atomic_file;
+ * checkpoints, whose sizes are known and whose folder is what is renamed, have parallel/durable_h5
+ * instead. */
 #ifndef STRATA_DATA_TOKEN_FILE_H
 #define STRATA_DATA_TOKEN_FILE_H
 

@@ -1,8 +1,8 @@
 #include "core/log.h"
+#include "data/h5_open.h"
 #include "kernels/base/units.h"
 #include "parallel/checkpoint_format.h"
 #include "parallel/checkpoint_verify.h"
-#include "parallel/durable_h5.h"
 #include "parallel/parallel.h"
 
 #include <assert.h>

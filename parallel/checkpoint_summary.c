@@ -2,8 +2,8 @@
 #include "parallel/checkpoint_summary.h"
 
 #include "data/containers.h"
+#include "data/h5_open.h"
 #include "parallel/checkpoint_format.h"
-#include "parallel/durable_h5.h"
 
 #include <dirent.h>
 #include <stdio.h>

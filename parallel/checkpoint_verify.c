@@ -1,7 +1,7 @@
 #include "parallel/checkpoint_verify.h"
 #include "core/atomic_file.h"
+#include "data/h5_open.h"
 #include "parallel/checkpoint_format.h"
-#include "parallel/durable_h5.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -146,6 +146,15 @@ static bool is_virtual(hid_t dataset) {
     return result;
 }
 
+/* Sizes are what a file claims: their bytes must be a number, and on the disk, where nothing is
+ * compressed, or reading them would overrun memory or never end. */
+static bool rows_are_stored(struct rows *rows) {
+    size_t all;
+    return !__builtin_mul_overflow(H5Tget_size(rows->type), rows->dims[1], &rows->row_bytes) &&
+           !__builtin_mul_overflow(rows->row_bytes, rows->dims[0], &all) && rows->row_bytes > 0 &&
+           rows->row_bytes < PTRDIFF_MAX && all <= H5Dget_storage_size(rows->dataset);
+}
+
 static bool dataset_intact(hid_t dataset) {
     if (is_virtual(dataset)) return true; /* its bytes are in the rank files */
     struct rows rows = {.dataset = dataset, .dims = {1, 1}};
@@ -155,11 +164,8 @@ static bool dataset_intact(hid_t dataset) {
     uint64_t stored = 0, found = 1;
     bool intact = rows.type > 0 && rows.rank >= 0 && rows.rank <= 2 &&
                   H5Sget_simple_extent_dims(rows.space, rows.dims, NULL) >= 0;
-    if (intact) {
-        bool fits = !__builtin_mul_overflow(H5Tget_size(rows.type), rows.dims[1], &rows.row_bytes);
-        intact = fits && rows.row_bytes > 0 && rows.row_bytes < PTRDIFF_MAX &&
-                 read_hash(dataset, &stored) && hash_rows(&rows, &found) && stored == found;
-    }
+    intact = intact && rows_are_stored(&rows) && read_hash(dataset, &stored) &&
+             hash_rows(&rows, &found) && stored == found;
     if (rows.space > 0) H5Sclose(rows.space);
     if (rows.type > 0) H5Tclose(rows.type);
     return intact;

@@ -3,7 +3,10 @@
  * HDF5 caches what it writes; when the disk is full it finds out while closing, and a file that
  * can't be closed haunts the library until the process ends. So files are written through a driver
  * of ours (HDF5's virtual file layer): it keeps the first error of the system, lets HDF5 finish in
- * peace, syncs, and durable_h5_close reports. The bytes are those of HDF5's own driver. */
+ * peace, syncs, and durable_h5_close reports. The bytes are those of HDF5's own driver.
+ *
+ * Token files (data/token_writer.c) need it otherwise: they are replaced whole by core/atomic_file,
+ * which owns the descriptor, and grow for hours, so room is taken ahead of every write instead. */
 #ifndef STRATA_PARALLEL_DURABLE_H5_H
 #define STRATA_PARALLEL_DURABLE_H5_H
 
@@ -27,9 +30,5 @@ enum status durable_h5_check(const struct durable_h5 *file);
 /* Closes, synced. STATUS_IO says what went wrong at any time since it was created. May be called
  * twice, and on a zeroed struct. Every other identifier in the file must be closed by then. */
 enum status durable_h5_close(struct durable_h5 *file);
-
-/* Opens a file for reading, without locks (which network file systems may lack). The caller closes
- * *file with H5Fclose. STATUS_IO or STATUS_FORMAT names the file. */
-enum status h5_open(hid_t *file, const char *path);
 
 #endif

@@ -290,6 +290,34 @@ static void test_foreign_layouts(void **state) {
     }
 }
 
+/* A list whose file holds nothing of it, of so many rows that their bytes are no number. */
+static void replace_dataset(const char *path, const char *name, hid_t type) {
+    hid_t file = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT);
+    hsize_t rows = ((hsize_t)1 << 61) + 1, chunk = 1024;
+    hid_t space = H5Screate_simple(1, &rows, NULL), how = H5Pcreate(H5P_DATASET_CREATE);
+    assert_true(H5Pset_chunk(how, 1, &chunk) >= 0);
+    assert_true(H5Ldelete(file, name, H5P_DEFAULT) >= 0);
+    hid_t dataset = H5Dcreate2(file, name, type, space, H5P_DEFAULT, how, H5P_DEFAULT);
+    assert_true(dataset >= 0);
+    H5Dclose(dataset);
+    H5Pclose(how);
+    H5Sclose(space);
+    H5Fclose(file);
+}
+
+static void test_sizes_beyond_bytes(void **state) {
+    const struct folder *folder = *state;
+    static const char *const names[] = {"/tokens", "/documents"};
+    for (int i = 0; i < 2; i++) {
+        const struct flaw fine = {NULL, 1, 7, H5T_STD_I16BE, 1, 0, {0, 2, 2, 6}, NULL};
+        struct token_file *file;
+        write_flawed(folder->file, &fine);
+        replace_dataset(folder->file, names[i], H5T_STD_I64LE);
+        assert_int_equal(token_file_open(&file, folder->file), STATUS_FORMAT);
+        if (!strstr(status_message(), names[i])) fail_msg("%s: %s", names[i], status_message());
+    }
+}
+
 static void test_truncated_anywhere(void **state) {
     const struct folder *folder = *state;
     write_file(folder->file, 70000, 300, true, false);
@@ -362,6 +390,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_full_disk_keeps_the_old_file, enter_folder,
                                         leave_folder),
         cmocka_unit_test_setup_teardown(test_foreign_layouts, enter_folder, leave_folder),
+        cmocka_unit_test_setup_teardown(test_sizes_beyond_bytes, enter_folder, leave_folder),
         cmocka_unit_test_setup_teardown(test_truncated_anywhere, enter_folder, leave_folder),
         cmocka_unit_test_setup_teardown(test_fingerprints, enter_folder, leave_folder),
     };

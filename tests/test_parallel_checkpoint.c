@@ -4,12 +4,15 @@
 #include "tests/check.h"
 
 #include "parallel/checkpoint.h"
+#include "parallel/checkpoint_format.h"
+#include "parallel/checkpoint_verify.h"
 #include "parallel/comm_mpi.h"
 #include "parallel/parallel.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <hdf5.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
@@ -369,6 +372,49 @@ static void test_no_flipped_bit_passes(void **state) {
     assert_int_equal(load_status(&job.world, 1), STATUS_OK);
 }
 
+/* A dataset of which the file holds nothing, with a hash. */
+static void craft(hid_t file, const char *name, int rank, const hsize_t *sizes) {
+    hsize_t chunk[2] = {1, 1};
+    uint64_t hash = 0;
+    hid_t how = H5Pcreate(H5P_DATASET_CREATE), space = H5Screate_simple(rank, sizes, NULL);
+    chunk[rank - 1] = 1024;
+    assert_true(H5Pset_chunk(how, rank, chunk) >= 0);
+    hid_t dataset = H5Dcreate2(file, name, H5T_IEEE_F64LE, space, H5P_DEFAULT, how, H5P_DEFAULT);
+    hid_t scalar = H5Screate(H5S_SCALAR);
+    hid_t attribute =
+        H5Acreate2(dataset, CHECKPOINT_HASH, H5T_STD_U64LE, scalar, H5P_DEFAULT, H5P_DEFAULT);
+    assert_true(attribute > 0 && H5Awrite(attribute, H5T_NATIVE_UINT64, &hash) >= 0);
+    H5Aclose(attribute);
+    H5Sclose(scalar);
+    H5Dclose(dataset);
+    H5Sclose(space);
+    H5Pclose(how);
+}
+
+/* Sizes whose bytes are no number ((2^61 + 1) values of 8 bytes would count as 8), or are none that
+ * the file has: reading 2^61 rows would never end, one row of 2^59 would take all memory. */
+static void test_sizes_that_lie_are_found(void **state) {
+    (void)state;
+    static const struct {
+        int rank;
+        hsize_t sizes[2];
+    } cases[] = {{2, {1, ((hsize_t)1 << 61) + 1}},
+                 {1, {((hsize_t)1 << 61) + 1, 0}},
+                 {1, {(hsize_t)1 << 60, 0}},
+                 {2, {1, (hsize_t)1 << 59}}};
+    char path[512];
+    if (job.world.rank != 0) return;
+    run("mkdir -p '%s'", folder);
+    snprintf(path, sizeof path, "%s/crafted.h5", folder);
+    for (int i = 0; i < 4; i++) {
+        hid_t file = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+        craft(file, "wide", cases[i].rank, cases[i].sizes);
+        assert_true(H5Fclose(file) >= 0);
+        assert_int_equal(checkpoint_verify_file(path), STATUS_FORMAT);
+        assert_non_null(strstr(status_message(), "dataset 'wide' is not what was written"));
+    }
+}
+
 static void test_what_does_not_fit_is_named(void **state) {
     (void)state;
     assert_ok(save(&job.world, 1, 9));
@@ -568,6 +614,7 @@ int main(int argc, char **argv) {
         folder_test(test_torn_folders_are_passed_over),
         folder_test(test_rotten_bits_are_found),
         folder_test(test_no_flipped_bit_passes),
+        folder_test(test_sizes_that_lie_are_found),
         folder_test(test_what_does_not_fit_is_named),
         folder_test(test_refused_writes_leave_the_old_one),
         folder_test(test_one_ranks_refused_write_is_everyones),
