@@ -114,7 +114,7 @@ static void test_tokenizers_of_others(void **state) {
     }
 }
 
-/* The texts of DATA/name.inp, cut at marks: test_data_tokenizer_vectors.c holds the ids before. */
+/* The texts of DATA/name.inp, cut at marks: test_data_tokenizer_ggml.c holds the ids before. */
 static void check_vectors(const struct tokenizer *before, const struct tokenizer *after,
                           const char *name) {
     static const char mark[] = "\n__ggml_vocab_test__\n";
