@@ -197,6 +197,26 @@ static const struct ring_entry *member_entry(const struct work *work, const stru
     return theirs ? find_collective(theirs, sequence) : NULL;
 }
 
+/* How many ranks, on communicators of that name, made a call of that number as `entry` is: axes are
+ * alike, so the other groups of one tell who is right. Sends count with receives. */
+static int jury(const struct work *work, const char *name, const struct ring_entry *entry) {
+    bool pair = ring_op_pairs((enum ring_op)entry->op);
+    int count = 0;
+    for (int r = 0; r < work->count; r++) {
+        const struct rings_copy *rings = rings_of(work, r);
+        for (int i = 0; rings && i < rings->count; i++) {
+            const struct ring_copy *ring = &rings->ring[i];
+            for (int e = 0; strcmp(ring->name, name) == 0 && e < ring->entry_count; e++) {
+                const struct ring_entry *other = &ring->entries[e];
+                count += other->sequence == entry->sequence && other->count == entry->count &&
+                         other->dtype == entry->dtype &&
+                         (pair ? ring_op_pairs((enum ring_op)other->op) : other->op == entry->op);
+            }
+        }
+    }
+    return count;
+}
+
 /* How many members called what member `place` did. */
 static int agreeing(const struct work *work, const struct ring_copy *ring, int place,
                     int64_t sequence) {
@@ -211,11 +231,15 @@ static int agreeing(const struct work *work, const struct ring_copy *ring, int p
 
 static void blame_mismatch(struct verdict *v, const struct work *work, const struct ring_copy *ring,
                            int64_t sequence) {
-    int most = 0, right = -1;
+    int most = 0, votes = 0, right = -1;
     for (int i = 0; i < ring->size; i++) {
         int count = agreeing(work, ring, i, sequence);
-        if (count > most) right = i;
-        if (count > most) most = count;
+        if (count == 0 || count < most) continue;
+        int others = jury(work, ring->name, member_entry(work, ring, i, sequence));
+        if (count == most && others <= votes) continue;
+        right = i;
+        most = count;
+        votes = others;
     }
     const struct ring_entry *entry = member_entry(work, ring, right, sequence);
     v->kind = VERDICT_MISMATCH;
@@ -277,9 +301,15 @@ static bool pair_mismatch(struct verdict *v, const struct work *work, int rank,
     if (!sent || (sent->count == entry->count && sent->dtype == entry->dtype)) return false;
     v->kind = VERDICT_MISMATCH;
     v->pair = true;
-    v->culprit[sender] = v->waiting[rank] = true;
     v->call = (struct verdict_call){ring, entry};
     v->other = (struct verdict_call){theirs, sent};
+    if (jury(work, ring->name, sent) > jury(work, ring->name, entry)) { /* the receiver is alone */
+        v->call = v->other;
+        v->other = (struct verdict_call){ring, entry};
+    }
+    bool blame_sender = v->other.entry == sent;
+    v->culprit[blame_sender ? sender : rank] = true;
+    v->waiting[blame_sender ? rank : sender] = true;
     return true;
 }
 
@@ -309,23 +339,32 @@ static void reach(const struct work *work, bool *reached, bool *followed) {
     }
 }
 
-/* How right a call is: its waiters, then how long it has been waited in. */
+/* How right a call is: that nobody it lacks waits for something else first, its waiters, how long
+ * it has been waited in. */
 struct weight_of_call {
+    bool first;
     int waiters;
     int64_t age;
 };
 
-/* Whether the caller's call lacks a rank; idle: one that waits for nobody itself. */
-static bool lacks_any(const struct work *work, int caller, bool idle) {
-    for (int place = 0; place < members(work, caller); place++)
-        if (lacks(work, caller, place) &&
-            (!idle || !work->inside[work->inside[caller].ring->members[place]].entry))
-            return true;
-    return false;
+static bool heavier(const struct weight_of_call *a, const struct weight_of_call *b) {
+    if (a->first != b->first) return a->first;
+    return a->waiters != b->waiters ? a->waiters > b->waiters : a->age > b->age;
+}
+
+/* How many of the ranks that the caller's call lacks wait themselves, or do not. */
+static int count_lacking(const struct work *work, int caller, bool waiting) {
+    int count = 0;
+    for (int place = 0; place < members(work, caller); place++) {
+        if (!lacks(work, caller, place)) continue;
+        int rank = work->inside[caller].ring->members[place];
+        count += (work->inside[rank].entry != NULL) == waiting;
+    }
+    return count;
 }
 
 static struct weight_of_call weigh(const struct work *work, int caller) {
-    struct weight_of_call weight = {0, 0};
+    struct weight_of_call weight = {.first = count_lacking(work, caller, true) == 0};
     for (int r = 0; r < work->count; r++) {
         if (!same_call(&work->inside[caller], &work->inside[r])) continue;
         int64_t age = work->ranks[r].rings->now - work->inside[r].entry->waiting;
@@ -375,14 +414,12 @@ static bool out_of_order(const struct work *work, int caller) {
  * nobody; else all wait in a circle. -1 when there is none. */
 static int choose_call(const struct work *work, const bool *reached, bool idle) {
     int best = -1;
-    struct weight_of_call most = {0, 0};
+    struct weight_of_call most = {0};
     for (int r = 0; r < work->count; r++) {
-        if (!reached[r] || !lacks_any(work, r, idle)) continue;
+        if (!reached[r] || count_lacking(work, r, !idle) == 0) continue;
         if (!idle && out_of_order(work, r)) return r;
         struct weight_of_call weight = weigh(work, r);
-        if (weight.waiters < most.waiters ||
-            (weight.waiters == most.waiters && weight.age <= most.age))
-            continue;
+        if (!heavier(&weight, &most)) continue;
         most = weight;
         best = r;
     }

@@ -6,7 +6,7 @@
  *   silent        its process does not answer (stopped), or nobody of its host does (host or link)
  *   mismatched    at one sequence number of a communicator ranks called different things; those
  *                 that differ from most are named (half against half: those that differ from the
- *                 lowest rank)
+ *                 other groups of that name, then from the lowest rank)
  *   else waits are followed from each overdue call to the ranks that it lacks, from those that wait
  *   themselves on to what they lack, until a rank is found that waits for nobody:
  *   left          it ended in good order, and the call still lacks it

@@ -62,7 +62,7 @@ static const struct fault {
     {"count", 3, 1, HALF},         {"count-gather", 1, 6, HALF},  {"count-send", 2, 2, HALF},
     {"type", 2, 1, DOUBLES},       {"type-tp", 1, 0, DOUBLES},    {"missed", 2, 1, SKIP},
     {"missed-start", 1, 4, SKIP},  {"missed-send", 2, 2, SKIP},   {"missed-barrier", 3, 8, SKIP},
-    {"order", 1, 7, SWAP},         {"order-comms", 1, 0, SWAP},   {"extra-tp", 1, 0, TWICE},
+    {"order", 0, 7, SWAP},         {"order-comms", 1, 0, SWAP},   {"extra-tp", 1, 0, TWICE},
     {"extra-world", 0, 8, ALONE},  {"left", 2, 6, LEAVE},
 };
 

@@ -32,12 +32,15 @@ job() {
 # fault WHEN NAME PATTERN: WHEN is `always` or `soak`.
 fault() {
     [ "$1" = always ] || [ "$soak" != 0 ] || return
-    local name=$2 pattern=$3 code verdict took
+    local name=$2 pattern=$3 start=$SECONDS code verdict took
     rm -f "$folder"/hang-*.txt
     job "$name"
     code=$?
     faults=$((faults + 1))
-    if [ $code -eq 0 ] || [ $code -eq 124 ] || [ $code -eq 137 ]; then fail "$name" "exit code $code"; return; fi
+    if [ $code -eq 0 ] || [ $((SECONDS - start)) -ge 60 ]; then
+        fail "$name" "exit code $code after $((SECONDS - start)) s"
+        return
+    fi
     verdict=$(sed -n 's/.*event=hang verdict="\(.*\)" table=.*/\1/p' "$folder/log")
     if [ "$(grep -c 'event=hang' "$folder/log")" -ne 1 ] || ! grep -qE "^$pattern" <<<"$verdict"; then
         fail "$name" "wanted one line \"$pattern\""
@@ -60,22 +63,22 @@ fault soak killed-first "rank 0 $h is gone"
 fault soak exited "rank 3 $h is gone"
 fault soak stopped "rank 1 $h does not answer: stopped"
 fault always stopped-first "rank 0 $h does not answer: stopped"
-fault soak asleep "rank 3 $h never entered world all_reduce #[0-9]+ \\(layer 2 forward, microbatch 1\\); ranks 0, 1, 2 wait; rank 3 has been outside any call for [0-9.]+ s, since tp all_reduce_ordered #4"
+fault soak asleep "rank 3 $h never entered world all_reduce #[0-9]+ \\(layer 2 forward, microbatch 1\\); ranks 0, 1, 2 wait; rank 3 has been outside any call for [0-9.]+ s, since tp all_reduce_ordered #7 .*"
 fault soak asleep-first "rank 0 $h never entered world all_reduce #[0-9]+ \\(layer 2 forward, microbatch 1\\); ranks 1, 2, 3 wait"
 fault always asleep-tp "rank 3 $h never entered tp all_reduce_ordered #7 \\(layer 2 forward, microbatch 1\\); rank 2 waits; behind them 2 more"
 fault soak asleep-start "rank 2 $h never entered world start_all_reduce #[0-9]+ \\(layer 12 backward, microbatch 3\\); ranks 0, 1, 3 wait"
 fault soak asleep-wait "rank 1 $h started and never waited for world start_all_reduce #[0-9]+ \\(layer 12 backward, microbatch 3\\); "
 fault soak asleep-send "rank 0 $h never entered world send #4 to rank 1 \\(layer 3 forward, microbatch 1\\); rank 1 waits"
 fault always count "rank 3 $h called world all_reduce #[0-9]+ with 10000 f32 \\(layer 2 forward, microbatch 1\\) where ranks 0, 1, 2 called it with 20000 f32"
-fault soak count-gather "rank [13] $h called dp all_gather #4 with (1500|3000) f32 \\(head backward\\) where rank [13] called it with (1500|3000) f32"
+fault soak count-gather "rank 1 $h called dp all_gather #4 with 1500 f32 \\(head backward\\) where rank 3 called it with 3000 f32"
 fault soak count-send "rank 2 $h called world send #4 with 50 f32 to rank 3 .* where rank 3 called recv with 100 f32 from rank 2"
 fault soak type "rank 2 $h called world all_reduce #[0-9]+ with 20000 f64 .* where ranks 0, 1, 3 called it with 20000 f32"
 fault soak type-tp "rank 1 $h called tp all_reduce_ordered #7 with 64 f64 .* where rank 0 called it with 64 f32"
 fault soak missed "rank 2 $h never entered world all_reduce #[0-9]+ .*; ranks 0, 1, 3 wait; rank 2 waits in world recv #4 from rank 1"
-fault soak missed-start "rank 1 $h (never entered|called world barrier .* where ranks 0, 2, 3 called) (world )?start_all_reduce"
+fault soak missed-start "rank 1 $h never entered world start_all_reduce #[0-9]+ .*; ranks 0, 2, 3 wait; rank 1 waits in dp all_gather #4"
 fault always missed-send "rank 2 $h never entered world send #4 to rank 3"
 fault soak missed-barrier "rank 3 $h never entered world barrier #[0-9]+; ranks 0, 1, 2 wait; rank 3 waits in tp all_reduce_ordered #9"
-fault soak order "rank 1 $h never entered tp broadcast #8 from rank 0"
+fault soak order "rank 0 $h never entered tp broadcast #8 from rank 0"
 fault always order-comms "rank 1 $h never entered tp all_reduce_ordered #7 .*; rank 0 waits; .*; rank 1 waits in world all_reduce"
 fault soak extra-tp "rank 1 $h never entered world all_reduce #[0-9]+ .*; ranks 0, 2, 3 wait; rank 1 waits in tp all_reduce_ordered #8"
 fault soak extra-world "rank 0 $h waits alone in world barrier #[0-9]+; ranks 1, 2, 3 never entered it"
