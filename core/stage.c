@@ -28,11 +28,15 @@ void stage_forward(const struct exec *exec, const struct model *model, const str
                    struct stage_acts *acts) {
     exec->k->rope_table(exec->stream, acts->rope_table, batch->positions, model->inverse_frequency,
                         model->rope_factor, batch->tokens, model->config.head_dim);
+    stream_at(exec->stream, WHERE_FORWARD, WHERE_EMBEDDING);
     if (model->shard.embedding)
         exec->k->embedding_forward(exec->stream, acts->input, batch->ids,
                                    &model_param(model, WEIGHT_EMBED, -1)->w, batch->tokens);
-    for (int layer = model->shard.first_layer; layer < model->shard.end_layer; layer++)
+    for (int layer = model->shard.first_layer; layer < model->shard.end_layer; layer++) {
+        stream_at(exec->stream, WHERE_FORWARD, layer);
         block_forward(exec, model, layer, batch, acts->rope_table, &acts->blocks[layer]);
+    }
+    stream_at(exec->stream, WHERE_FORWARD, WHERE_HEAD);
 }
 
 static bool layer_trains(const struct model *model, const struct batch *batch, int layer) {
@@ -57,16 +61,19 @@ static void backward_to(const struct exec *exec, const struct model *model,
                         const struct batch *batch, struct stage_acts *acts, void *d, int lowest,
                         stage_layer_done *done, void *context) {
     const struct shard *shard = &model->shard;
+    stream_at(exec->stream, WHERE_BACKWARD, WHERE_HEAD);
     if (done) done(context, model->config.layers);
     for (int layer = shard->end_layer - 1; layer >= shard->first_layer && layer >= lowest;
          layer--) {
         struct block_acts *block = &acts->blocks[layer];
+        stream_at(exec->stream, WHERE_BACKWARD, layer);
         if (acts->keep == ACTS_INPUT)
             block_recompute(exec, model, layer, batch, acts->rope_table, block);
         block_backward(exec, model, layer, batch, acts->rope_table, block, d, layer > lowest);
         if (done) done(context, layer);
     }
     const struct param *embedding = model_param(model, WEIGHT_EMBED, -1);
+    stream_at(exec->stream, WHERE_BACKWARD, WHERE_EMBEDDING);
     if (shard->embedding && embedding->grad.data)
         exec->k->embedding_backward(exec->stream, &embedding->grad, batch->ids, d, batch->tokens);
     if (done) done(context, -1);

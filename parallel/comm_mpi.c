@@ -19,10 +19,13 @@ struct mpi_state {
     MPI_Comm handle;
     int64_t piece; /* bytes */
     char *scratch; /* SCRATCH_BYTES */
+    struct rings *rings;
+    struct ring *ring; /* what is called here; NULL: not recorded */
 };
 
 /* A started all-reduce: one MPI request a piece. */
 struct flight {
+    struct ring_call call;
     int count;
     MPI_Request requests[];
 };
@@ -72,6 +75,17 @@ static bool failed(struct comm *comm, struct stream *s, const char *op, int peer
  * The rank must come to its stream_check, whose STATUS_PEER ends the job. */
 static bool lost(const struct stream *s) {
     return s->status == STATUS_PEER;
+}
+
+/* A call begins that the caller is inside of until ring_leave. */
+static struct ring_call enter(const struct comm *comm, const struct stream *s, enum ring_op op,
+                              int64_t count, enum dtype type, int peer) {
+    struct ring_call call;
+    ring_enter(&call, state_of(comm)->ring, &s->where,
+               &(struct ring_entry){
+                   .op = (uint8_t)op, .count = count, .dtype = (uint8_t)type, .peer = peer},
+               true);
+    return call;
 }
 
 /* Elements in the largest message. */
@@ -131,35 +145,39 @@ static int64_t ordered_step(struct comm *comm, struct stream *s, const char *op,
     return failed(comm, s, op, NO_PEER, code) ? 0 : slice * comm->size;
 }
 
-static void ordered(struct comm *comm, struct stream *s, const char *op, void *buffer,
+static void ordered(struct comm *comm, struct stream *s, enum ring_op op, void *buffer,
                     int64_t count, enum dtype type, enum comm_sum sum) {
     if (comm->size == 1 || lost(s)) return;
-    for (int64_t done = 0; done < count;) {
-        int64_t step = ordered_step(comm, s, op, at(buffer, done, type), count - done, type, sum);
-        if (step == 0) return;
-        done += step;
+    struct ring_call call = enter(comm, s, op, count, type, RING_NO_PEER);
+    for (int64_t done = 0, step; done < count; done += step) {
+        step = ordered_step(comm, s, ring_op_name(op), at(buffer, done, type), count - done, type,
+                            sum);
+        if (step == 0) break;
     }
+    ring_leave(&call);
 }
 
 static void mpi_all_reduce(struct comm *comm, struct stream *s, void *buffer, int64_t count,
                            enum dtype type, enum comm_sum sum) {
     if (comm->size == 1 || lost(s)) return;
     if (type == DTYPE_BF16) {
-        ordered(comm, s, "all_reduce", buffer, count, type, sum);
+        ordered(comm, s, RING_ALL_REDUCE, buffer, count, type, sum);
         return;
     }
     int64_t piece = piece_elements(comm, type);
+    struct ring_call call = enter(comm, s, RING_ALL_REDUCE, count, type, RING_NO_PEER);
     for (int64_t done = 0; done < count; done += piece) {
         int code =
             MPI_Allreduce(MPI_IN_PLACE, at(buffer, done, type), (int)min_i64(piece, count - done),
                           mpi_type(type), mpi_op(sum), state_of(comm)->handle);
-        if (failed(comm, s, "all_reduce", NO_PEER, code)) return;
+        if (failed(comm, s, "all_reduce", NO_PEER, code)) break;
     }
+    ring_leave(&call);
 }
 
 static void mpi_all_reduce_ordered(struct comm *comm, struct stream *s, void *buffer, int64_t count,
                                    enum dtype type) {
-    ordered(comm, s, "all_reduce_ordered", buffer, count, type, COMM_SUM);
+    ordered(comm, s, RING_ALL_REDUCE_ORDERED, buffer, count, type, COMM_SUM);
 }
 
 static void mpi_reduce_scatter(struct comm *comm, struct stream *s, void *out, const void *in,
@@ -173,13 +191,15 @@ static void mpi_reduce_scatter(struct comm *comm, struct stream *s, void *out, c
     if (lost(s)) return;
     int64_t room = min_i64(SCRATCH_BYTES, state_of(comm)->piece) / (int64_t)dtype_bytes(type, 1);
     int64_t piece = room / comm->size > 0 ? room / comm->size : 1;
+    struct ring_call call = enter(comm, s, RING_REDUCE_SCATTER, count, type, RING_NO_PEER);
     for (int64_t done = 0; done < slice; done += piece) {
         int64_t n = min_i64(piece, slice - done);
         int code = exchange_slices(comm, at(in, done, type), n, slice, type);
-        if (failed(comm, s, "reduce_scatter", NO_PEER, code)) return;
+        if (failed(comm, s, "reduce_scatter", NO_PEER, code)) break;
         comm_fold(at(out, done, type), state_of(comm)->scratch, comm->size, n, type, COMM_SUM,
                   s->threads);
     }
+    ring_leave(&call);
 }
 
 static void mpi_all_gather(struct comm *comm, struct stream *s, void *out, const void *in,
@@ -191,58 +211,72 @@ static void mpi_all_gather(struct comm *comm, struct stream *s, void *out, const
     }
     int64_t piece = piece_elements(comm, type);
     if (lost(s)) return;
+    struct ring_call call = enter(comm, s, RING_ALL_GATHER, count, type, RING_NO_PEER);
     for (int64_t done = 0; done < count; done += piece) {
         int64_t n = min_i64(piece, count - done);
         MPI_Datatype row;
         int code = strided_type(&row, n, count, type);
-        if (failed(comm, s, "all_gather", NO_PEER, code)) return;
+        if (failed(comm, s, "all_gather", NO_PEER, code)) break;
         code = MPI_Allgather(in_place ? MPI_IN_PLACE : at(in, done, type), (int)n, mpi_type(type),
                              at(out, done, type), 1, row, state_of(comm)->handle);
         MPI_Type_free(&row);
-        if (failed(comm, s, "all_gather", NO_PEER, code)) return;
+        if (failed(comm, s, "all_gather", NO_PEER, code)) break;
     }
+    ring_leave(&call);
 }
 
 static void mpi_broadcast(struct comm *comm, struct stream *s, void *buffer, int64_t count,
                           enum dtype type, int root) {
+    if (comm->size == 1 || lost(s)) return;
     int64_t piece = piece_elements(comm, type);
-    for (int64_t done = 0; done < count && comm->size > 1 && !lost(s); done += piece) {
+    struct ring_call call = enter(comm, s, RING_BROADCAST, count, type, root);
+    for (int64_t done = 0; done < count; done += piece) {
         int code = MPI_Bcast(at(buffer, done, type), (int)min_i64(piece, count - done),
                              mpi_type(type), root, state_of(comm)->handle);
-        if (failed(comm, s, "broadcast", root, code)) return;
+        if (failed(comm, s, "broadcast", root, code)) break;
     }
+    ring_leave(&call);
 }
 
 static void mpi_send(struct comm *comm, struct stream *s, const void *buffer, int64_t count,
                      enum dtype type, int to) {
+    if (lost(s)) return;
     int64_t piece = piece_elements(comm, type);
-    for (int64_t done = 0; done < count && !lost(s); done += piece) {
+    struct ring_call call = enter(comm, s, RING_SEND, count, type, to);
+    for (int64_t done = 0; done < count; done += piece) {
         int code = MPI_Send(at(buffer, done, type), (int)min_i64(piece, count - done),
                             mpi_type(type), to, MESSAGE_TAG, state_of(comm)->handle);
-        if (failed(comm, s, "send", to, code)) return;
+        if (failed(comm, s, "send", to, code)) break;
     }
+    ring_leave(&call);
 }
 
 static void mpi_recv(struct comm *comm, struct stream *s, void *buffer, int64_t count,
                      enum dtype type, int from) {
+    if (lost(s)) return;
     int64_t piece = piece_elements(comm, type);
-    for (int64_t done = 0; done < count && !lost(s); done += piece) {
+    struct ring_call call = enter(comm, s, RING_RECV, count, type, from);
+    for (int64_t done = 0; done < count; done += piece) {
         int n = (int)min_i64(piece, count - done), got = 0;
         MPI_Status status;
         int code = MPI_Recv(at(buffer, done, type), n, mpi_type(type), from, MESSAGE_TAG,
                             state_of(comm)->handle, &status);
-        if (failed(comm, s, "recv", from, code)) return;
+        if (failed(comm, s, "recv", from, code)) break;
         MPI_Get_count(&status, mpi_type(type), &got);
         if (got == n) continue;
         stream_fail(s, STATUS_PEER, "recv",
                     "rank %d of %d in communicator '%s' expected %d elements, rank %d sent %d",
                     comm->rank, comm->size, comm->name, n, from, got);
-        return;
+        break;
     }
+    ring_leave(&call);
 }
 
 static void mpi_barrier(struct comm *comm, struct stream *s) {
-    if (!lost(s)) failed(comm, s, "barrier", NO_PEER, MPI_Barrier(state_of(comm)->handle));
+    if (lost(s)) return;
+    struct ring_call call = enter(comm, s, RING_BARRIER, 0, DTYPE_U8, RING_NO_PEER);
+    failed(comm, s, "barrier", NO_PEER, MPI_Barrier(state_of(comm)->handle));
+    ring_leave(&call);
 }
 
 static void mpi_start_all_reduce(struct comm *comm, struct stream *s, void *buffer, int64_t count,
@@ -250,7 +284,7 @@ static void mpi_start_all_reduce(struct comm *comm, struct stream *s, void *buff
     assert(!request->state);
     if (comm->size == 1 || count == 0 || lost(s)) return;
     if (type == DTYPE_BF16) { /* MPI can't widen: the sum is made now, the wait is nothing */
-        ordered(comm, s, "start_all_reduce", buffer, count, type, COMM_SUM);
+        ordered(comm, s, RING_START_ALL_REDUCE, buffer, count, type, COMM_SUM);
         return;
     }
     int64_t piece = piece_elements(comm, type);
@@ -263,6 +297,9 @@ static void mpi_start_all_reduce(struct comm *comm, struct stream *s, void *buff
     }
     flight->count = 0;
     request->state = flight;
+    const struct ring_entry what = {
+        .op = RING_START_ALL_REDUCE, .count = count, .dtype = (uint8_t)type, .peer = RING_NO_PEER};
+    ring_enter(&flight->call, state_of(comm)->ring, &s->where, &what, false);
     for (int64_t done = 0; done < count; done += piece) {
         int code = MPI_Iallreduce(MPI_IN_PLACE, at(buffer, done, type),
                                   (int)min_i64(piece, count - done), mpi_type(type), MPI_SUM,
@@ -278,15 +315,18 @@ static bool mpi_test(struct comm *comm, struct stream *s, struct comm_request *r
     if (!flight || lost(s)) return true;
     int done = 0;
     int code = MPI_Testall(flight->count, flight->requests, &done, MPI_STATUSES_IGNORE);
+    if (done) ring_leave(&flight->call);
     return failed(comm, s, "test", NO_PEER, code) || done;
 }
 
 static void mpi_wait(struct comm *comm, struct stream *s, struct comm_request *request) {
     struct flight *flight = request->state;
     if (!flight) return;
+    ring_wait(&flight->call);
     if (!lost(s)) /* else what is under way is left to the end of the job */
         failed(comm, s, "wait", NO_PEER,
                MPI_Waitall(flight->count, flight->requests, MPI_STATUSES_IGNORE));
+    ring_leave(&flight->call);
     free(flight);
     request->state = NULL;
 }
@@ -295,6 +335,7 @@ static void mpi_close(struct comm *comm) {
     struct mpi_state *state = state_of(comm);
     if (state) {
         MPI_Comm_free(&state->handle);
+        ring_close(state->rings, state->ring);
         free(state->scratch);
         free(state);
     }
@@ -316,8 +357,32 @@ static const struct comm_ops mpi_ops = {
     .close = mpi_close,
 };
 
+static enum status open_failed(const char *name, int code) {
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+    MPI_Error_string(code, text, &length);
+    return status_fail(STATUS_PEER, "can't open communicator '%s': %s", name, text);
+}
+
+/* Everybody learns the ranks of the new communicator, and a number that only it has. No room: it is
+ * not recorded. */
+static int open_ring(struct mpi_state *state, const struct comm *comm) {
+    if (!state->rings) return MPI_SUCCESS;
+    int64_t mine = rings_next_id(state->rings), id = mine;
+    int32_t me = rings_rank(state->rings);
+    int32_t *members = malloc((size_t)comm->size * sizeof *members);
+    if (!members) return MPI_ERR_NO_MEM;
+    int code = MPI_Allgather(&me, 1, MPI_INT32_T, members, 1, MPI_INT32_T, state->handle);
+    if (code == MPI_SUCCESS) code = MPI_Bcast(&id, 1, MPI_INT64_T, 0, state->handle);
+    if (code == MPI_SUCCESS)
+        state->ring = ring_open(state->rings, comm->name, id, members, comm->size);
+    free(members);
+    return code;
+}
+
 /* Takes `handle` over. */
-static enum status open_handle(struct comm *comm, const char *name, MPI_Comm handle) {
+static enum status open_handle(struct comm *comm, const char *name, MPI_Comm handle,
+                               struct rings *rings) {
     struct mpi_state *state = calloc(1, sizeof *state);
     char *scratch = malloc(SCRATCH_BYTES);
     if (!state || !scratch) {
@@ -326,26 +391,23 @@ static enum status open_handle(struct comm *comm, const char *name, MPI_Comm han
         MPI_Comm_free(&handle);
         return status_fail(STATUS_MEMORY, "no memory for communicator '%s'", name);
     }
-    *state = (struct mpi_state){.handle = handle, .piece = 256 << 20, .scratch = scratch};
+    *state = (struct mpi_state){
+        .handle = handle, .piece = 256 << 20, .scratch = scratch, .rings = rings};
     MPI_Comm_set_errhandler(handle, MPI_ERRORS_RETURN);
     *comm = (struct comm){.ops = &mpi_ops, .name = name, .state = state};
     MPI_Comm_rank(handle, &comm->rank);
     MPI_Comm_size(handle, &comm->size);
-    return STATUS_OK;
+    int code = open_ring(state, comm);
+    if (code == MPI_SUCCESS) return STATUS_OK;
+    mpi_close(comm);
+    return open_failed(name, code);
 }
 
-static enum status open_failed(const char *name, int code) {
-    char text[MPI_MAX_ERROR_STRING] = "";
-    int length = 0;
-    MPI_Error_string(code, text, &length);
-    return status_fail(STATUS_PEER, "can't open communicator '%s': %s", name, text);
-}
-
-enum status comm_mpi_open_world(struct comm *comm, const char *name) {
+enum status comm_mpi_open_world(struct comm *comm, const char *name, struct rings *rings) {
     MPI_Comm handle;
     int code = MPI_Comm_dup(MPI_COMM_WORLD, &handle);
     if (code != MPI_SUCCESS) return open_failed(name, code);
-    return open_handle(comm, name, handle);
+    return open_handle(comm, name, handle, rings);
 }
 
 enum status comm_mpi_open_split(struct comm *comm, const struct comm *parent, const char *name,
@@ -356,9 +418,12 @@ enum status comm_mpi_open_split(struct comm *comm, const struct comm *parent, co
         return STATUS_OK;
     }
     MPI_Comm handle;
+    const struct stream nowhere = {.threads = 1};
+    struct ring_call call = enter(parent, &nowhere, RING_SPLIT, 0, DTYPE_U8, RING_NO_PEER);
     int code = MPI_Comm_split(state_of(parent)->handle, colour, key, &handle);
+    ring_leave(&call);
     if (code != MPI_SUCCESS) return open_failed(name, code);
-    return open_handle(comm, name, handle);
+    return open_handle(comm, name, handle, state_of(parent)->rings);
 }
 
 void comm_mpi_set_piece(struct comm *comm, int64_t bytes) {

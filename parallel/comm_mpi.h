@@ -11,10 +11,12 @@
 #ifndef STRATA_PARALLEL_COMM_MPI_H
 #define STRATA_PARALLEL_COMM_MPI_H
 
-#include "core/comm.h"
+#include "parallel/ring.h"
 
-/* All ranks of the job; MPI is initialised. `name` must outlive the communicator. */
-enum status comm_mpi_open_world(struct comm *comm, const char *name);
+/* All ranks of the job; MPI is initialised. `name` must outlive the communicator. What is called on
+ * it, and on those split from it, is recorded in `rings`, which must outlive them; NULL records
+ * nothing. */
+enum status comm_mpi_open_world(struct comm *comm, const char *name, struct rings *rings);
 
 /* The ranks of `parent` that say the same colour, ordered by key. Collective over parent. A
  * parent of one rank without MPI gives one of its kind. */

@@ -73,7 +73,13 @@ static enum status start_mpi(struct parallel *parallel, int *argc, char ***argv)
         return status_fail(STATUS_UNSUPPORTED, "this MPI allows no calls from other threads");
     if (MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN) != MPI_SUCCESS)
         return status_fail(STATUS_PEER, "MPI does not let its errors be handled");
-    TRY(comm_mpi_open_world(&parallel->world, "world"));
+    int rank = 0;
+    if (MPI_Comm_rank(MPI_COMM_WORLD, &rank) != MPI_SUCCESS)
+        return status_fail(STATUS_PEER, "MPI does not tell this process's rank");
+    parallel->rings = rings_create(rank);
+    if (!parallel->rings)
+        return status_fail(STATUS_MEMORY, "no memory to record the calls of rank %d", rank);
+    TRY(comm_mpi_open_world(&parallel->world, "world", parallel->rings));
     return share_cores(parallel);
 }
 
@@ -97,8 +103,26 @@ enum status parallel_start(struct parallel *parallel, int *argc, char ***argv) {
     return STATUS_OK;
 }
 
+static void abort_mpi(void) {
+    MPI_Abort(MPI_COMM_WORLD, 1);
+}
+
+enum status parallel_watch(struct parallel *parallel, double seconds, const char *folder) {
+    if (seconds <= 0.0 || parallel->world.size == 1) return STATUS_OK;
+    const struct watchdog_options options = {
+        .seconds = seconds, .folder = folder, .end_job = abort_mpi};
+    enum status status =
+        watchdog_open(&parallel->watchdog, &parallel->world, parallel->rings, &options);
+    if (status == STATUS_OK) return STATUS_OK;
+    log_line(LOG_WARN, "event=no_watchdog reason=%s",
+             log_value(&(struct log_text){0}, status_message()));
+    return STATUS_OK;
+}
+
 void parallel_finish(struct parallel *parallel) {
+    watchdog_close(parallel->watchdog);
     comm_close(&parallel->world);
+    rings_free(parallel->rings);
     if (parallel->mpi) MPI_Finalize();
     *parallel = (struct parallel){0};
 }
@@ -106,6 +130,7 @@ void parallel_finish(struct parallel *parallel) {
 _Noreturn void parallel_abort(const struct parallel *parallel, const char *what) {
     log_line(LOG_ERROR, "event=abort while=%s reason=%s", log_value(&(struct log_text){0}, what),
              log_value(&(struct log_text){0}, status_message()));
+    watchdog_accuse(parallel->watchdog);
     if (parallel->mpi) MPI_Abort(MPI_COMM_WORLD, 1);
     _Exit(1);
 }
@@ -124,6 +149,11 @@ static bool all_arrive(double seconds) {
 }
 
 void parallel_finish_failed(struct parallel *parallel, double seconds) {
+    if (parallel->rings) {
+        char note[RING_NOTE_BYTES];
+        snprintf(note, sizeof note, "leaving: %.*s", RING_NOTE_BYTES - 16, status_message());
+        rings_note(parallel->rings, note);
+    }
     if (parallel->mpi && !all_arrive(seconds)) parallel_abort(parallel, "leaving");
     parallel_finish(parallel);
 }

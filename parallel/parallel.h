@@ -5,19 +5,27 @@
 
 #include "core/comm.h"
 #include "kernels/kernels.h"
+#include "parallel/watchdog.h"
 #include <stdbool.h>
 
 struct parallel {
     struct comm world;
     int node_rank, node_size; /* among the ranks of this host */
     int threads;              /* my share of the physical cores that I may run on; at least 1 */
-    int node_cpus; /* hardware threads that the ranks of this host may run on, together */
-    bool mpi;      /* a launcher started us, MPI is up */
+    int node_cpus;       /* hardware threads that the ranks of this host may run on, together */
+    bool mpi;            /* a launcher started us, MPI is up */
+    struct rings *rings; /* what this rank called; NULL without MPI */
+    struct watchdog *watchdog; /* NULL: nobody watches */
 };
 
 /* Before anything else of the job. Identifies the process to the log. A job that srun started
  * without PMIx is refused: its ranks would not know each other. */
 enum status parallel_start(struct parallel *parallel, int *argc, char ***argv);
+
+/* From here on a call that takes `seconds` ends the job, naming the rank that holds it up
+ * (parallel/watchdog.h); the table of all ranks' calls goes to `folder`. 0 s, or one rank: nobody
+ * watches; nor where ranks can't connect to each other, which is logged. Collective. */
+enum status parallel_watch(struct parallel *parallel, double seconds, const char *folder);
 
 /* After every communicator but world is closed. May be called twice, and on a zeroed struct. */
 void parallel_finish(struct parallel *parallel);
@@ -28,7 +36,8 @@ void parallel_finish(struct parallel *parallel);
 void parallel_finish_failed(struct parallel *parallel, double seconds);
 
 /* Ends every rank of the job with exit code 1 after one error line: rank, host, and the thread's
- * last message, which names the op. `what` says what was being done. */
+ * last message, which names the op. `what` says what was being done. A call can fail because
+ * another rank made another one: where that is so, the watchdog's verdict is a second line. */
 _Noreturn void parallel_abort(const struct parallel *parallel, const char *what);
 
 /* The same verdict on every rank: OK when all of `comm` say OK; otherwise the first failing rank's

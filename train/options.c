@@ -112,6 +112,9 @@ static const struct config_row parallel_rows[] = {
      .help = "pipeline parallel: stages of layers"},
     {"order", CONFIG_STRING, FIELD(parallel_options, order), "tp-cp-dp-pp",
      .help = "which ranks are neighbours, and so on one node: the first axis's"},
+    {"watchdog", CONFIG_DOUBLE, FIELD(parallel_options, watchdog), "600", .low = 0, .high = 1e6,
+     .help = "seconds that one collective may take: then the job ends, and a line names the rank "
+             "that holds it up; 0 waits for ever"},
 };
 
 void run_options_tables(struct run_options *options, struct config_table tables[RUN_TABLES]) {

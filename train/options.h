@@ -50,6 +50,7 @@ struct lora_options {
 struct parallel_options {
     int64_t tp, cp, dp, pp; /* dp = 0: what the others leave */
     char *order;            /* of the axes, neighbours first */
+    double watchdog;        /* seconds; 0: none */
 };
 
 struct run_options {

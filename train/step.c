@@ -89,10 +89,12 @@ static void run_microbatch(struct trainer *t, int index, double *loss) {
     struct adapter_span span;
     if (t->micro[index].tokens == 0) return;
     const struct batch batch = view_batch(t, &t->micro[index], &span, true);
+    t->ws.stream.where.microbatch = index;
     stage_forward(&t->ws.exec, &t->model, &batch, &t->ws.acts);
     head_loss(&t->ws.exec, &t->model, &batch, t->ws.acts.hidden, t->d_hidden, loss, NULL);
     stage_backward(&t->ws.exec, &t->model, &batch, &t->ws.acts, t->d_hidden,
                    last ? dp_layer_done : NULL, &t->dp);
+    t->ws.stream.where = (struct where){0};
 }
 
 /* Ranks must stop together: the failure of one becomes everybody's. The sums that all ranks share
@@ -166,8 +168,10 @@ static enum status validate_batch(struct trainer *t, int64_t first, int64_t coun
     struct adapter_span span;
     TRY(loader_read(t->validation, first, count, micro));
     const struct batch batch = view_batch(t, micro, &span, false);
+    t->ws.stream.where.microbatch = WHERE_NO_MICROBATCH;
     stage_forward(&t->ws.exec, &t->model, &batch, &t->ws.acts);
     head_loss(&t->ws.exec, &t->model, &batch, t->ws.acts.hidden, NULL, &sums[0], NULL);
+    t->ws.stream.where = (struct where){0};
     sums[1] += micro->weight_sum;
     return stream_check(&t->ws.stream);
 }

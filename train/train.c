@@ -130,6 +130,7 @@ enum status train_run(const struct run_options *options, const struct config_tab
     enum status status = STATUS_OK;
     if (parallel->world.rank == 0) status = run_directory_take(options->train.out);
     TRY(parallel_agree(&parallel->world, status));
+    TRY(parallel_watch(parallel, options->parallel.watchdog, options->train.out));
     struct trainer trainer;
     TRY(trainer_open(&trainer, options, parallel));
     trainer.stop = stop;

@@ -5,14 +5,22 @@
 #define STRATA_KERNELS_BASE_STREAM_H
 
 #include "kernels/base/status.h"
+#include "kernels/base/where.h"
 
 struct stream {
     int threads;           /* CPU threads an op may use; at least 1 */
     enum status status;    /* the first failure since the last check */
     const char *failed_op; /* its op: a string literal */
     char reason[160];
-    void *device; /* cudaStream_t on a GPU, NULL on a CPU */
+    struct where where; /* what is being computed, for who watches */
+    void *device;       /* cudaStream_t on a GPU, NULL on a CPU */
 };
+
+/* What is computed from here on; the microbatch stays. */
+static inline void stream_at(struct stream *stream, enum where_phase phase, int layer) {
+    stream->where.phase = phase;
+    stream->where.layer = layer;
+}
 
 /* A CPU stream. threads = 0 takes one a physical core that the process may run on. */
 void stream_open_cpu(struct stream *stream, int threads);
