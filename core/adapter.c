@@ -24,23 +24,49 @@ static void factor_name(struct param *param, enum weight_id id, int layer, int f
              (int)(suffix - name), name, factor == 0 ? 'A' : 'B');
 }
 
+/* What of a factor is here: its rectangle, and who else holds it. */
+struct factor_shape {
+    struct param_slice slice;
+    int64_t rows, cols;
+    int copies;
+    bool primary;
+};
+
 static void push_factor(struct adapter *adapter, struct arena *arena, enum weight_id id, int layer,
-                        int factor, struct param_slice slice, int64_t rows, int64_t cols) {
+                        int factor, const struct factor_shape *shape) {
     struct param *param = &adapter->params[factor_index(id, layer, factor)];
-    *param = (struct param){.id = id, .layer = layer, .decays = true, .slice = slice};
-    void *data = arena_push(arena, weight_bytes(LAYOUT_PANEL_F32, rows, cols));
-    param->w = (struct weight){LAYOUT_PANEL_F32, rows, cols, data};
+    *param = (struct param){.id = id,
+                            .layer = layer,
+                            .decays = true,
+                            .slice = shape->slice,
+                            .copies = shape->copies,
+                            .primary = shape->primary};
+    void *data = arena_push(arena, weight_bytes(LAYOUT_PANEL_F32, shape->rows, shape->cols));
+    param->w = (struct weight){LAYOUT_PANEL_F32, shape->rows, shape->cols, data};
     factor_name(param, id, layer, factor);
 }
 
-/* A (R, in) and B (out, R) beside a weight (out, in). */
-static void push_pair(struct adapter *adapter, struct arena *arena, const struct param *weight) {
+/* A (R, in) and B (out, R) beside a weight (out, in). The factor along the axis that the weight is
+ * sliced by is sliced as it is, the other is on every rank. */
+static void push_pair(struct adapter *adapter, struct arena *arena, const struct shard *shard,
+                      const struct param *weight) {
     const struct param_slice *slice = &weight->slice;
     int64_t rank = adapter->config.rank;
-    const struct param_slice a = {rank, slice->cols, 0, slice->first_col};
-    const struct param_slice b = {slice->rows, rank, slice->first_row, 0};
-    push_factor(adapter, arena, weight->id, weight->layer, 0, a, rank, weight->w.cols);
-    push_factor(adapter, arena, weight->id, weight->layer, 1, b, weight->w.rows, rank);
+    struct factor_shape a = {.slice = {rank, slice->cols, 0, slice->first_col},
+                             .rows = rank,
+                             .cols = weight->w.cols,
+                             .copies = weight->copies,
+                             .primary = weight->primary};
+    struct factor_shape b = {.slice = {slice->rows, rank, slice->first_row, 0},
+                             .rows = weight->w.rows,
+                             .cols = rank,
+                             .copies = weight->copies,
+                             .primary = weight->primary};
+    struct factor_shape *whole = weight_table[weight->id].shard == SHARD_ROWS ? &a : &b;
+    whole->copies = shard->tp_size;
+    whole->primary = shard->tp_rank == 0;
+    push_factor(adapter, arena, weight->id, weight->layer, 0, &a);
+    push_factor(adapter, arena, weight->id, weight->layer, 1, &b);
 }
 
 enum status adapter_describe(struct adapter *adapter, const struct model *model,
@@ -56,7 +82,7 @@ enum status adapter_describe(struct adapter *adapter, const struct model *model,
     for (int layer = 0; layer < layers; layer++)
         for (int id = 0; id < WEIGHT_COUNT; id++) {
             const struct param *weight = model_param(model, (enum weight_id)id, layer);
-            if (config->targets[id] && weight) push_pair(adapter, arena, weight);
+            if (config->targets[id] && weight) push_pair(adapter, arena, &model->shard, weight);
         }
     return STATUS_OK;
 }

@@ -1,15 +1,17 @@
 #include "core/block.h"
 
 #include "core/linear.h"
+#include "core/sequence.h"
 
 #include <math.h>
 
 void block_acts_push(struct block_acts *acts, struct arena *arena, const struct exec *exec,
                      const struct model_config *config, int64_t tokens) {
     int64_t n = tokens, h = config->heads, hkv = config->kv_heads, d = config->head_dim;
+    int64_t mine = sequence_part(exec, n).room;
     size_t q_bytes = act_bytes(exec, n * h * d), kv_bytes = act_bytes(exec, n * hkv * d);
-    acts->rstd1 = arena_push(arena, (size_t)n * sizeof(float));
-    acts->rstd2 = arena_push(arena, (size_t)n * sizeof(float));
+    acts->rstd1 = arena_push(arena, (size_t)mine * sizeof(float));
+    acts->rstd2 = arena_push(arena, (size_t)mine * sizeof(float));
     acts->q = arena_push(arena, q_bytes);
     acts->k = arena_push(arena, kv_bytes);
     acts->v = arena_push(arena, kv_bytes);
@@ -23,7 +25,7 @@ void block_acts_push(struct block_acts *acts, struct arena *arena, const struct 
     }
     acts->o = arena_push(arena, q_bytes);
     acts->lse = arena_push(arena, (size_t)(n * h) * sizeof(float));
-    acts->mid = arena_push(arena, act_bytes(exec, n * config->hidden));
+    acts->mid = arena_push(arena, act_bytes(exec, mine * config->hidden));
     acts->gate = arena_push(arena, act_bytes(exec, n * config->ffn));
     acts->up = arena_push(arena, act_bytes(exec, n * config->ffn));
 }
@@ -85,6 +87,31 @@ static void norm_heads(const struct exec *exec, const struct model *model, int l
                              c->norm_eps);
 }
 
+/* norm(x) of all tokens, in scratch; x and rstd (or NULL) are of mine. */
+static void *normed_input(const struct exec *exec, const struct model *model, enum weight_id id,
+                          int layer, int64_t tokens, const void *x, float *rstd) {
+    const struct model_config *c = &model->local;
+    void *all = scratch_act(exec, sequence_rows(exec, tokens) * c->hidden);
+    exec->k->rmsnorm_forward(exec->stream, sequence_mine(exec, all, tokens, c->hidden), rstd, x,
+                             vector(model, id, layer), sequence_part(exec, tokens).count, c->hidden,
+                             c->norm_eps);
+    sequence_gather(exec, all, tokens, c->hidden);
+    return all;
+}
+
+/* y = x + Wo input or x + Wd input: y and x are of my tokens, input is of all. */
+static void add_output(const struct exec *exec, const struct model *model, enum weight_id id,
+                       int layer, const struct batch *batch, void *y, const void *x,
+                       const void *input) {
+    int64_t n = batch->tokens, width = model->local.hidden;
+    size_t mark = arena_mark(exec->scratch);
+    void *partial = sequence_partial(exec, y, n, width);
+    linear_forward(exec, model, id, layer, batch, partial, input);
+    sequence_sum(exec, y, partial, n, width);
+    arena_release(exec->scratch, mark);
+    exec->k->add(exec->stream, y, x, y, sequence_part(exec, n).count * width);
+}
+
 /* mid = x + Wo attention(norm(x)) */
 static void attention_half_forward(const struct exec *exec, const struct model *model, int layer,
                                    const struct batch *batch, const float *rope_table,
@@ -92,9 +119,7 @@ static void attention_half_forward(const struct exec *exec, const struct model *
     const struct model_config *c = &model->local;
     int64_t n = batch->tokens;
     size_t mark = arena_mark(exec->scratch);
-    void *normed = scratch_act(exec, n * c->hidden);
-    exec->k->rmsnorm_forward(exec->stream, normed, acts->rstd1, acts->x,
-                             vector(model, WEIGHT_ATTN_NORM, layer), n, c->hidden, c->norm_eps);
+    void *normed = normed_input(exec, model, WEIGHT_ATTN_NORM, layer, n, acts->x, acts->rstd1);
     linear_forward(exec, model, WEIGHT_Q, layer, batch, acts->q_raw, normed);
     linear_forward(exec, model, WEIGHT_K, layer, batch, acts->k_raw, normed);
     linear_forward(exec, model, WEIGHT_V, layer, batch, acts->v, normed);
@@ -113,20 +138,15 @@ static void attention_half_forward(const struct exec *exec, const struct model *
                                                      .segments = &batch->segments,
                                                      .shape = attention_shape_of(c, layer)};
     exec->k->attention_forward(exec->stream, &attention);
-    linear_forward(exec, model, WEIGHT_O, layer, batch, acts->mid, acts->o);
-    comm_all_reduce_ordered(exec->tp, exec->stream, acts->mid, n * c->hidden, exec->k->act);
-    exec->k->add(exec->stream, acts->mid, acts->x, acts->mid, n * c->hidden);
+    add_output(exec, model, WEIGHT_O, layer, batch, acts->mid, acts->x, acts->o);
 }
 
 /* gate, up = Wg norm(mid), Wu norm(mid): what backward needs of the second half */
 static void mlp_inputs_forward(const struct exec *exec, const struct model *model, int layer,
                                const struct batch *batch, struct block_acts *acts) {
-    const struct model_config *c = &model->local;
-    int64_t n = batch->tokens;
     size_t mark = arena_mark(exec->scratch);
-    void *normed = scratch_act(exec, n * c->hidden);
-    exec->k->rmsnorm_forward(exec->stream, normed, acts->rstd2, acts->mid,
-                             vector(model, WEIGHT_MLP_NORM, layer), n, c->hidden, c->norm_eps);
+    void *normed =
+        normed_input(exec, model, WEIGHT_MLP_NORM, layer, batch->tokens, acts->mid, acts->rstd2);
     linear_forward(exec, model, WEIGHT_GATE, layer, batch, acts->gate, normed);
     linear_forward(exec, model, WEIGHT_UP, layer, batch, acts->up, normed);
     arena_release(exec->scratch, mark);
@@ -140,10 +160,8 @@ static void mlp_output_forward(const struct exec *exec, const struct model *mode
     size_t mark = arena_mark(exec->scratch);
     void *product = scratch_act(exec, n * c->ffn);
     exec->k->swiglu_forward(exec->stream, product, acts->gate, acts->up, n * c->ffn);
-    linear_forward(exec, model, WEIGHT_DOWN, layer, batch, acts->out, product);
+    add_output(exec, model, WEIGHT_DOWN, layer, batch, acts->out, acts->mid, product);
     arena_release(exec->scratch, mark);
-    comm_all_reduce_ordered(exec->tp, exec->stream, acts->out, n * c->hidden, exec->k->act);
-    exec->k->add(exec->stream, acts->out, acts->mid, acts->out, n * c->hidden);
 }
 
 void block_recompute(const struct exec *exec, const struct model *model, int layer,
@@ -158,45 +176,52 @@ void block_forward(const struct exec *exec, const struct model *model, int layer
     mlp_output_forward(exec, model, layer, batch, acts);
 }
 
+/* d += the gradient of x, of my tokens, from d_normed, of which each rank has a part of the sum for
+ * all tokens. */
+static void norm_backward(const struct exec *exec, const struct model *model, enum weight_id id,
+                          int layer, int64_t tokens, void *d, void *d_normed, const void *x,
+                          const float *rstd) {
+    int64_t width = model->local.hidden;
+    void *mine = sequence_mine(exec, d_normed, tokens, width);
+    sequence_sum(exec, mine, d_normed, tokens, width);
+    const struct rmsnorm_backward_args args = {.dx = d,
+                                               .dw = vector_gradient(model, id, layer),
+                                               .dy = mine,
+                                               .x = x,
+                                               .w = vector(model, id, layer),
+                                               .rstd = rstd,
+                                               .rows = sequence_part(exec, tokens).count,
+                                               .width = width,
+                                               .accumulate = true};
+    exec->k->rmsnorm_backward(exec->stream, &args);
+}
+
 /* d: gradient of out -> gradient of mid */
 static void mlp_half_backward(const struct exec *exec, const struct model *model, int layer,
                               const struct batch *batch, struct block_acts *acts, void *d) {
     const struct model_config *c = &model->local;
     int64_t n = batch->tokens;
     size_t mark = arena_mark(exec->scratch);
+    const void *d_all = sequence_all(exec, d, n, c->hidden);
     void *d_product = scratch_act(exec, n * c->ffn);
     void *product = scratch_act(exec, n * c->ffn);
     exec->k->swiglu_forward(exec->stream, product, acts->gate, acts->up, n * c->ffn);
     struct linear_backward_args args = {.id = WEIGHT_DOWN, .layer = layer};
     args.dx = d_product;
-    args.dy = d;
+    args.dy = d_all;
     args.x = product;
     linear_backward(exec, model, batch, &args);
     exec->k->swiglu_backward(exec->stream, acts->gate, acts->up, d_product, acts->gate, acts->up,
                              n * c->ffn);
     arena_release(exec->scratch, mark);
 
-    void *normed = scratch_act(exec, n * c->hidden);
-    void *d_normed = scratch_act(exec, n * c->hidden);
-    const float *norm = vector(model, WEIGHT_MLP_NORM, layer);
-    exec->k->rmsnorm_forward(exec->stream, normed, NULL, acts->mid, norm, n, c->hidden,
-                             c->norm_eps);
+    void *normed = normed_input(exec, model, WEIGHT_MLP_NORM, layer, n, acts->mid, NULL);
+    void *d_normed = scratch_act(exec, sequence_rows(exec, n) * c->hidden);
     args = (struct linear_backward_args){WEIGHT_GATE, layer, d_normed, acts->gate, normed, false};
     linear_backward(exec, model, batch, &args);
     args = (struct linear_backward_args){WEIGHT_UP, layer, d_normed, acts->up, normed, true};
     linear_backward(exec, model, batch, &args);
-    comm_all_reduce(exec->tp, exec->stream, d_normed, n * c->hidden, exec->k->act, COMM_SUM);
-    const struct rmsnorm_backward_args norm_args = {
-        .dx = d,
-        .dw = vector_gradient(model, WEIGHT_MLP_NORM, layer),
-        .dy = d_normed,
-        .x = acts->mid,
-        .w = norm,
-        .rstd = acts->rstd2,
-        .rows = n,
-        .width = c->hidden,
-        .accumulate = true};
-    exec->k->rmsnorm_backward(exec->stream, &norm_args);
+    norm_backward(exec, model, WEIGHT_MLP_NORM, layer, n, d, d_normed, acts->mid, acts->rstd2);
     arena_release(exec->scratch, mark);
 }
 
@@ -237,7 +262,8 @@ static void attention_core_backward(const struct exec *exec, const struct model 
     size_t mark = arena_mark(exec->scratch);
     void *d_o = scratch_act(exec, n * c->heads * c->head_dim);
     float *rowsum = scratch_f32(exec, n * c->heads);
-    const struct linear_backward_args out = {WEIGHT_O, layer, d_o, d, acts->o, false};
+    const void *d_all = sequence_all(exec, d, n, c->hidden);
+    const struct linear_backward_args out = {WEIGHT_O, layer, d_o, d_all, acts->o, false};
     linear_backward(exec, model, batch, &out);
     const struct attention_backward_args args = {.dq = dqkv->q,
                                                  .dk = dqkv->k,
@@ -269,29 +295,15 @@ static void attention_half_backward(const struct exec *exec, const struct model 
                                 scratch_act(exec, n * kv_width)};
     attention_core_backward(exec, model, layer, batch, rope_table, acts, d, &dqkv);
 
-    void *normed = scratch_act(exec, n * c->hidden);
-    float *d_norm = vector_gradient(model, WEIGHT_ATTN_NORM, layer);
-    bool need_d_normed = need_dx || d_norm;
-    void *d_normed = need_d_normed ? scratch_act(exec, n * c->hidden) : NULL;
-    const float *norm = vector(model, WEIGHT_ATTN_NORM, layer);
-    exec->k->rmsnorm_forward(exec->stream, normed, NULL, acts->x, norm, n, c->hidden, c->norm_eps);
+    void *normed = normed_input(exec, model, WEIGHT_ATTN_NORM, layer, n, acts->x, NULL);
+    bool need_d_normed = need_dx || vector_gradient(model, WEIGHT_ATTN_NORM, layer);
+    void *d_normed = need_d_normed ? scratch_act(exec, sequence_rows(exec, n) * c->hidden) : NULL;
     const struct linear_backward_args args[] = {{WEIGHT_Q, layer, d_normed, dqkv.q, normed, false},
                                                 {WEIGHT_K, layer, d_normed, dqkv.k, normed, true},
                                                 {WEIGHT_V, layer, d_normed, dqkv.v, normed, true}};
     for (int i = 0; i < 3; i++) linear_backward(exec, model, batch, &args[i]);
-    if (need_d_normed) {
-        comm_all_reduce(exec->tp, exec->stream, d_normed, n * c->hidden, exec->k->act, COMM_SUM);
-        const struct rmsnorm_backward_args norm_args = {.dx = d,
-                                                        .dw = d_norm,
-                                                        .dy = d_normed,
-                                                        .x = acts->x,
-                                                        .w = norm,
-                                                        .rstd = acts->rstd1,
-                                                        .rows = n,
-                                                        .width = c->hidden,
-                                                        .accumulate = true};
-        exec->k->rmsnorm_backward(exec->stream, &norm_args);
-    }
+    if (need_d_normed)
+        norm_backward(exec, model, WEIGHT_ATTN_NORM, layer, n, d, d_normed, acts->x, acts->rstd1);
     arena_release(exec->scratch, mark);
 }
 

@@ -2,9 +2,13 @@
  * decode.
  *
  *   n1  = rmsnorm(x)                      q, k, v = Wq n1, Wk n1, Wv n1   [QK norm]   rope(q, k)
- *   mid = x + all_reduce(Wo attention(q, k, v))
+ *   mid = x + sum(Wo attention(q, k, v))
  *   n2  = rmsnorm(mid)
- *   out = mid + all_reduce(Wd (silu(Wg n2) * (Wu n2)))
+ *   out = mid + sum(Wd (silu(Wg n2) * (Wu n2)))
+ *
+ * sum is over the tensor-parallel ranks, each of which has its heads and its part of gate and up.
+ * Under sequence parallelism x, mid, out and the norms are of a rank's own tokens, n1 and n2 are
+ * gathered, and the sum is scattered (core/sequence.h).
  *
  * What is rounded where, for every device: each named value above is rounded once to act when it is
  * stored (fp32 act: not at all). Inside an op everything is fp32: products accumulate in fp32 over
@@ -17,19 +21,19 @@
 #include "core/exec.h"
 #include "core/model.h"
 
-/* What a block leaves behind; (N, ...) act unless said. n1, n2 and the SwiGLU product are
- * recomputed in backward (4C + 2F bytes a token in bf16 saved). */
+/* What a block leaves behind; (N, ...) act unless said; M = N, or sequence_part(...).room. n1, n2
+ * and the SwiGLU product are recomputed in backward (4C + 2F bytes a token in bf16 saved). */
 struct block_acts {
-    void *x;                /* (N, C) input */
-    float *rstd1, *rstd2;   /* (N) */
+    void *x;                /* (M, C) input */
+    float *rstd1, *rstd2;   /* (M) */
     void *q_raw, *k_raw;    /* before QK norm; equal to q, k where there is none */
     float *q_rstd, *k_rstd; /* (N, H), (N, Hkv) */
     void *q, *k, *v;        /* (N, H, D), (N, Hkv, D): after rope */
     void *o;                /* (N, H, D) */
     float *lse;             /* (N, H) */
-    void *mid;              /* (N, C) */
+    void *mid;              /* (M, C) */
     void *gate, *up;        /* (N, F) */
-    void *out;              /* (N, C) */
+    void *out;              /* (M, C) */
 };
 
 /* Pushes all but x and out for `tokens` tokens. */
@@ -44,7 +48,7 @@ void block_forward(const struct exec *exec, const struct model *model, int layer
 void block_recompute(const struct exec *exec, const struct model *model, int layer,
                      const struct batch *batch, const float *rope_table, struct block_acts *acts);
 
-/* d (N, C) act: in the gradient of out, on return that of x (garbage unless need_dx). acts->gate
+/* d (M, C) act: in the gradient of out, on return that of x (garbage unless need_dx). acts->gate
  * and acts->up are overwritten. Training batches only (no pages). */
 void block_backward(const struct exec *exec, const struct model *model, int layer,
                     const struct batch *batch, const float *rope_table, struct block_acts *acts,

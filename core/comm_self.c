@@ -73,6 +73,40 @@ static const struct comm_ops self_ops = {
     .close = self_close,
 };
 
+static void no_copy(struct comm *comm, struct stream *s, void *out, const void *in, int64_t count,
+                    enum dtype type) {
+    (void)comm, (void)s, (void)out, (void)in, (void)count, (void)type;
+}
+
+static void no_send(struct comm *comm, struct stream *s, const void *buffer, int64_t count,
+                    enum dtype type, int to) {
+    (void)comm, (void)s, (void)buffer, (void)count, (void)type, (void)to;
+}
+
+static void no_recv(struct comm *comm, struct stream *s, void *buffer, int64_t count,
+                    enum dtype type, int from) {
+    (void)comm, (void)s, (void)buffer, (void)count, (void)type, (void)from;
+}
+
+static const struct comm_ops nothing_ops = {
+    .all_reduce = self_all_reduce,
+    .all_reduce_ordered = self_all_reduce_ordered,
+    .reduce_scatter = no_copy,
+    .all_gather = no_copy,
+    .broadcast = self_broadcast,
+    .send = no_send,
+    .recv = no_recv,
+    .barrier = self_barrier,
+    .start_all_reduce = self_start_all_reduce,
+    .test = self_test,
+    .wait = self_wait,
+    .close = self_close,
+};
+
 void comm_open_self(struct comm *comm, const char *name) {
     *comm = (struct comm){.ops = &self_ops, .name = name, .rank = 0, .size = 1};
+}
+
+void comm_open_nothing(struct comm *comm, const char *name, int rank, int size) {
+    *comm = (struct comm){.ops = &nothing_ops, .name = name, .rank = rank, .size = size};
 }

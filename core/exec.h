@@ -16,6 +16,7 @@ struct exec {
     const struct kernels *k;
     struct comm *tp;       /* the ranks that share each layer */
     struct arena *scratch; /* marked and released around each use */
+    bool sequence;         /* the residual stream is split over tp by tokens (core/sequence.h) */
 };
 
 /* Bytes of `elements` activations. */

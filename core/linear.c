@@ -6,27 +6,32 @@ static const char *row_at(const struct exec *exec, const void *base, int64_t row
     return (const char *)base + act_bytes(exec, row * width);
 }
 
-static const float *bias_of(const struct model *model, enum weight_id id, int layer) {
+/* Where the outputs of ranks are summed, one of them adds the bias. */
+static const float *bias_of(const struct exec *exec, const struct model *model, enum weight_id id,
+                            int layer) {
     enum weight_id bias = weight_table[id].bias;
+    if (weight_table[id].shard == SHARD_COLS && exec->tp->rank != 0) return NULL;
     const struct param *param = bias == WEIGHT_NONE ? NULL : model_param(model, bias, layer);
     return param ? param->w.data : NULL;
 }
 
-/* The adapter's input: x itself, or dropped out while training. */
+/* The input of factor `a`: x itself, or dropped out while training. */
 static const void *adapter_input(const struct exec *exec, const struct batch *batch,
-                                 const struct adapter_span *span, enum weight_id id, int layer,
-                                 const void *x, int64_t width) {
+                                 const struct adapter_span *span, const struct param *a,
+                                 const void *x) {
     float p = (float)span->adapter->config.dropout;
     if (!batch->training || p <= 0.0f) return x;
-    void *dropped = scratch_act(exec, span->count * width);
+    void *dropped = scratch_act(exec, span->count * a->w.cols);
     const struct dropout_args args = {
         .y = dropped,
         .x = x,
         .row_id = batch->row_ids + span->first,
         .rows = span->count,
-        .width = width,
+        .width = a->w.cols,
+        .first = a->slice.first_col,
+        .whole = a->slice.cols,
         .seed = batch->dropout_seed,
-        .domain = (uint64_t)layer * WEIGHT_COUNT + (uint64_t)id,
+        .domain = (uint64_t)a->layer * WEIGHT_COUNT + (uint64_t)a->id,
         .p = p,
     };
     exec->k->dropout(exec->stream, &args);
@@ -47,8 +52,11 @@ static void *adapter_down(const struct exec *exec, const struct adapter_span *sp
 void linear_forward(const struct exec *exec, const struct model *model, enum weight_id id,
                     int layer, const struct batch *batch, void *y, const void *x) {
     const struct param *param = model_param(model, id, layer);
-    const struct matmul_forward_args base = {
-        .y = y, .x = x, .w = &param->w, .bias = bias_of(model, id, layer), .tokens = batch->tokens};
+    const struct matmul_forward_args base = {.y = y,
+                                             .x = x,
+                                             .w = &param->w,
+                                             .bias = bias_of(exec, model, id, layer),
+                                             .tokens = batch->tokens};
     exec->k->matmul_forward(exec->stream, &base);
     for (int i = 0; i < batch->span_count; i++) {
         const struct adapter_span *span = &batch->spans[i];
@@ -56,8 +64,7 @@ void linear_forward(const struct exec *exec, const struct model *model, enum wei
         if (!pair.a) continue;
         size_t mark = arena_mark(exec->scratch);
         const void *input =
-            adapter_input(exec, batch, span, id, layer, row_at(exec, x, span->first, param->w.cols),
-                          param->w.cols);
+            adapter_input(exec, batch, span, pair.a, row_at(exec, x, span->first, param->w.cols));
         const struct matmul_forward_args up = {
             .y = (void *)row_at(exec, y, span->first, param->w.rows),
             .x = adapter_down(exec, span, &pair, input),
@@ -92,8 +99,8 @@ static void adapter_backward(const struct exec *exec, const struct batch *batch,
     int64_t in = pair->a->w.cols, rank = pair->a->w.rows, n = span->count;
     size_t mark = arena_mark(exec->scratch);
     const void *dy = row_at(exec, args->dy, span->first, pair->b->w.rows);
-    const void *input = adapter_input(exec, batch, span, args->id, args->layer,
-                                      row_at(exec, args->x, span->first, in), in);
+    const void *input =
+        adapter_input(exec, batch, span, pair->a, row_at(exec, args->x, span->first, in));
     train_matrix(exec, pair->b, dy, adapter_down(exec, span, pair, input), n);
     void *du = scratch_act(exec, n * rank);
     input_gradient(exec, pair->b, du, dy, n, false);
@@ -106,8 +113,7 @@ static void adapter_backward(const struct exec *exec, const struct batch *batch,
         } else {
             void *dropped = scratch_act(exec, n * in);
             input_gradient(exec, pair->a, dropped, du, n, false);
-            const void *masked =
-                adapter_input(exec, batch, span, args->id, args->layer, dropped, in);
+            const void *masked = adapter_input(exec, batch, span, pair->a, dropped);
             exec->k->add(exec->stream, dx, dx, masked, n * in);
         }
     }

@@ -6,7 +6,9 @@
 #include "core/exec.h"
 #include "core/model.h"
 
-/* y (N, out) = x (N, in) W^T + bias + adapters    act; y must not alias x.
+/* y (N, out) = x (N, in) W^T + bias + adapters    act; y must not alias x. Of a weight that is
+ * sliced by columns y is this rank's part of a sum over exec->tp, and so are dx and the gradient of
+ * A of one sliced by rows, of B of one sliced by columns (parallel/tensor_parallel.h).
  * With adapters y += scale * (dropout(x) A^T) B^T on the tokens of each span. */
 void linear_forward(const struct exec *exec, const struct model *model, enum weight_id id,
                     int layer, const struct batch *batch, void *y, const void *x);

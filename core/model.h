@@ -20,6 +20,8 @@ struct param {
     char name[WEIGHT_NAME_BYTES + 64]; /* Hugging Face's, or PEFT's for a LoRA factor */
     bool decays;
     struct param_slice slice;
+    int copies;   /* neighbouring tensor-parallel ranks that hold the same rectangle, me included */
+    bool primary; /* I am the first of them: the one that counts it and writes it */
     struct weight w;    /* what the layers compute with */
     struct weight grad; /* fp32, same element order; data NULL while frozen */
 };

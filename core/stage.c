@@ -1,10 +1,12 @@
 #include "core/stage.h"
 
+#include "core/sequence.h"
+
 void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct exec *exec,
                      const struct model *model, int64_t tokens, enum acts_keep keep) {
     const struct model_config *config = &model->local;
     int first = model->shard.first_layer, end = model->shard.end_layer;
-    size_t stream_bytes = act_bytes(exec, tokens * config->hidden);
+    size_t stream_bytes = act_bytes(exec, sequence_part(exec, tokens).room * config->hidden);
     *acts = (struct stage_acts){.keep = keep, .capacity = tokens};
     acts->rope_table = arena_push(arena, (size_t)tokens * (size_t)config->head_dim * sizeof(float));
     if (keep != ACTS_ALL) block_acts_push(&acts->work, arena, exec, config, tokens);
@@ -24,14 +26,35 @@ void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct 
     acts->hidden = last->out;
 }
 
+/* x (M, C) = the ids' rows: each rank has those of its part of the vocabulary, zeros for others. */
+static void embed(const struct exec *exec, const struct model *model, const struct batch *batch,
+                  void *x) {
+    const struct param *embedding = model_param(model, WEIGHT_EMBED, -1);
+    int64_t n = batch->tokens, width = model->config.hidden;
+    size_t mark = arena_mark(exec->scratch);
+    void *partial = sequence_partial(exec, x, n, width);
+    exec->k->embedding_forward(exec->stream, partial, batch->ids, &embedding->w,
+                               embedding->slice.first_row, model->config.vocab, n);
+    sequence_sum(exec, x, partial, n, width);
+    arena_release(exec->scratch, mark);
+}
+
+static void embed_backward(const struct exec *exec, const struct model *model,
+                           const struct batch *batch, const void *d) {
+    const struct param *embedding = model_param(model, WEIGHT_EMBED, -1);
+    size_t mark = arena_mark(exec->scratch);
+    const void *d_all = sequence_all(exec, d, batch->tokens, model->config.hidden);
+    exec->k->embedding_backward(exec->stream, &embedding->grad, batch->ids, d_all,
+                                embedding->slice.first_row, batch->tokens);
+    arena_release(exec->scratch, mark);
+}
+
 void stage_forward(const struct exec *exec, const struct model *model, const struct batch *batch,
                    struct stage_acts *acts) {
     exec->k->rope_table(exec->stream, acts->rope_table, batch->positions, model->inverse_frequency,
                         model->rope_factor, batch->tokens, model->config.head_dim);
     stream_at(exec->stream, WHERE_FORWARD, WHERE_EMBEDDING);
-    if (model->shard.embedding)
-        exec->k->embedding_forward(exec->stream, acts->input, batch->ids,
-                                   &model_param(model, WEIGHT_EMBED, -1)->w, batch->tokens);
+    if (model->shard.embedding) embed(exec, model, batch, acts->input);
     for (int layer = model->shard.first_layer; layer < model->shard.end_layer; layer++) {
         stream_at(exec->stream, WHERE_FORWARD, layer);
         block_forward(exec, model, layer, batch, acts->rope_table, &acts->blocks[layer]);
@@ -72,10 +95,10 @@ static void backward_to(const struct exec *exec, const struct model *model,
         block_backward(exec, model, layer, batch, acts->rope_table, block, d, layer > lowest);
         if (done) done(context, layer);
     }
-    const struct param *embedding = model_param(model, WEIGHT_EMBED, -1);
+    bool counting = exec->scratch->counting; /* gradients are not laid out yet */
     stream_at(exec->stream, WHERE_BACKWARD, WHERE_EMBEDDING);
-    if (shard->embedding && embedding->grad.data)
-        exec->k->embedding_backward(exec->stream, &embedding->grad, batch->ids, d, batch->tokens);
+    if (shard->embedding && (counting || model_param(model, WEIGHT_EMBED, -1)->grad.data))
+        embed_backward(exec, model, batch, d);
     if (done) done(context, -1);
 }
 
@@ -85,15 +108,15 @@ void stage_backward(const struct exec *exec, const struct model *model, const st
 }
 
 size_t stage_scratch_bytes(const struct model *model, const struct adapter *adapter, enum dtype act,
-                           int64_t tokens, int64_t logit_rows, bool backward) {
+                           int64_t tokens, int64_t logit_rows, bool backward, bool sequence) {
     struct stream stream;
-    struct comm self;
+    struct comm tp;
     struct arena scratch, held;
     stream_open_cpu(&stream, 1);
-    comm_open_self(&self, "tp");
+    comm_open_nothing(&tp, "tp", model->shard.tp_rank, model->shard.tp_size);
     arena_count(&scratch, "scratch");
     arena_count(&held, "activations");
-    const struct exec exec = {&stream, kernels_nothing(act), &self, &scratch};
+    const struct exec exec = {&stream, kernels_nothing(act), &tp, &scratch, sequence};
     const struct adapter_span span = {0, tokens, adapter};
     const int64_t row_id = 0; /* addresses that stand for arrays: nothing is read */
     const int32_t target = 0;

@@ -17,8 +17,8 @@ struct stage_acts {
     struct block_acts blocks[MODEL_MAX_LAYERS]; /* those of the model's layers are set */
     struct block_acts work;                     /* what layers share unless all is kept */
     float *rope_table;                          /* (N, D/2, 2) */
-    void *input;  /* (N, C) where the stage's input belongs, if it does not embed */
-    void *hidden; /* (N, C) output of the last layer; set by stage_forward */
+    void *input;  /* (M, C) where the stage's input belongs, if it does not embed */
+    void *hidden; /* (M, C) output of the last layer; set by stage_forward */
 };
 
 /* Lays out activations for up to `tokens` tokens in `arena` (which may be counting). */
@@ -26,10 +26,10 @@ void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct 
                      const struct model *model, int64_t tokens, enum acts_keep keep);
 
 /* Scratch bytes that a forward (and backward, with loss) of `tokens` tokens needs at most, found by
- * running the same code on nothing. `model` and `adapter` (or NULL) may be described on a counting
- * arena. logit_rows: how many rows head_logits is asked for at once. */
+ * running the same code on nothing; M as in core/block.h. `model` and `adapter` (or NULL) may be
+ * described on a counting arena. logit_rows: how many rows head_logits is asked for at once. */
 size_t stage_scratch_bytes(const struct model *model, const struct adapter *adapter, enum dtype act,
-                           int64_t tokens, int64_t logit_rows, bool backward);
+                           int64_t tokens, int64_t logit_rows, bool backward, bool sequence);
 
 /* Embeds, or takes acts->input where the embedding is not here, and runs the model's layers;
  * acts->hidden is the last one's output. */
@@ -40,7 +40,7 @@ void stage_forward(const struct exec *exec, const struct model *model, const str
  */
 typedef void stage_layer_done(void *context, int layer);
 
-/* d (N, C): in the gradient of acts->hidden, out that of acts->input where the embedding is not
+/* d (M, C): in the gradient of acts->hidden, out that of acts->input where the embedding is not
  * here. Gradients += into the trained parameters. `done` may be NULL. Where the embedding is here,
  * it stops below the lowest layer that has anything to train. */
 void stage_backward(const struct exec *exec, const struct model *model, const struct batch *batch,

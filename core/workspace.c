@@ -7,7 +7,9 @@ static size_t count_activations(const struct model *model, enum dtype act,
     struct arena counted;
     struct stage_acts acts;
     arena_count(&counted, "activations");
-    const struct exec exec = {.k = kernels_nothing(act)};
+    struct comm tp;
+    comm_open_nothing(&tp, "tp", model->shard.tp_rank, model->shard.tp_size);
+    const struct exec exec = {.k = kernels_nothing(act), .tp = &tp, .sequence = plan->sequence};
     stage_acts_push(&acts, &counted, &exec, model, plan->tokens, plan->keep);
     return counted.peak;
 }
@@ -16,7 +18,7 @@ void workspace_count(const struct model *model, enum dtype act, const struct wor
                      size_t *activation_bytes, size_t *scratch_bytes) {
     *activation_bytes = count_activations(model, act, plan);
     *scratch_bytes = stage_scratch_bytes(model, plan->adapter, act, plan->tokens, plan->logit_rows,
-                                         plan->backward);
+                                         plan->backward, plan->sequence);
 }
 
 enum status workspace_open(struct workspace *ws, const struct model *model,
@@ -33,7 +35,8 @@ enum status workspace_open(struct workspace *ws, const struct model *model,
         workspace_close(ws);
         return status;
     }
-    ws->exec = (struct exec){&ws->stream, kernels, tp ? tp : &ws->self, &ws->scratch};
+    ws->exec =
+        (struct exec){&ws->stream, kernels, tp ? tp : &ws->self, &ws->scratch, plan->sequence};
     stage_acts_push(&ws->acts, &ws->held, &ws->exec, model, plan->tokens, plan->keep);
     return STATUS_OK;
 }

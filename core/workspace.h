@@ -10,6 +10,7 @@ struct workspace_plan {
     int64_t logit_rows; /* rows asked of head_logits at once */
     enum acts_keep keep;
     bool backward;
+    bool sequence;                 /* core/sequence.h */
     const struct adapter *adapter; /* the largest that batches go through, or NULL */
 };
 
@@ -21,7 +22,8 @@ struct workspace {
     struct stage_acts acts;
 };
 
-/* threads = 0 takes all that the process may use; tp = NULL is one rank. Frees everything on
+/* threads = 0 takes all that the process may use; tp = NULL is one rank, else its ranks are those
+ * that the model's shard counts. Frees everything on
  * failure. The struct must not move afterwards: exec points into it. */
 enum status workspace_open(struct workspace *ws, const struct model *model,
                            const struct kernels *kernels, int threads, struct comm *tp,

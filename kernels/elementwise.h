@@ -26,13 +26,15 @@ typedef void swiglu_backward_fn(struct stream *s, void *dgate, void *dup, const 
 
 /* Dropout for LoRA inputs, the same for any sharding: element (row, column) is kept, and divided by
  * 1 - p, where rng_unit(word) >= p, with word = rng_draw(seed, RNG_DROPOUT, domain, index), index =
- * (row_id[row] * width + column) / 4 and word number (.. % 4). row_id (rows) is the token's global
- * number (sample, position). Also the backward (apply it to dy). y may alias x. */
+ * (row_id[row] * whole + first + column) / 4 and word number (.. % 4). row_id (rows) is the token's
+ * global number (sample, position); x is columns [first, first + width) of rows of `whole`. Also
+ * the backward (apply it to dy). y may alias x. */
 struct dropout_args {
     void *y;
     const void *x;
     const int64_t *row_id;
     int64_t rows, width;
+    int64_t first, whole;
     uint64_t seed, domain;
     float p;
 };

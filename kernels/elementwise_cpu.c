@@ -93,9 +93,9 @@ static void draw_batch(uint32_t words[BATCH], const struct dropout_args *a, uint
 static void dropout_row(const struct dropout_args *a, int64_t row, float keep) {
     const act_t *x = (const act_t *)a->x + row * a->width;
     act_t *y = (act_t *)a->y + row * a->width;
-    uint64_t base = (uint64_t)a->row_id[row] * (uint64_t)a->width;
+    uint64_t base = (uint64_t)a->row_id[row] * (uint64_t)a->whole + (uint64_t)a->first;
     v16 factor = v16_splat(keep), bound = v16_splat(a->p);
-    int64_t skip = (int64_t)(base % 4); /* words of the first block that are the row before's */
+    int64_t skip = (int64_t)(base % 4); /* words of the first block that are of elements before */
     for (int64_t i = -skip; i < a->width; i += BATCH) {
         uint32_t words[BATCH];
         float units[BATCH + V16_LANES] = {0}; /* a last vector may reach beyond */

@@ -52,7 +52,8 @@ void VARIANT(dropout_ref)(struct stream *s, const struct dropout_args *a) {
         const act_t *x = (const act_t *)a->x + row * a->width;
         act_t *y = (act_t *)a->y + row * a->width;
         for (int64_t i = 0; i < a->width; i++) {
-            uint64_t element = (uint64_t)a->row_id[row] * (uint64_t)a->width + (uint64_t)i;
+            uint64_t element =
+                (uint64_t)a->row_id[row] * (uint64_t)a->whole + (uint64_t)(a->first + i);
             struct rng_block block = rng_draw(a->seed, RNG_DROPOUT, a->domain, element / 4);
             bool kept = rng_unit(block.word[element % 4]) >= a->p;
             y[i] = act_store(kept ? act_load(x[i]) * keep : 0.0f);

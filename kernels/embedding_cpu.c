@@ -5,6 +5,7 @@
 #include "kernels/threads.h"
 
 #include <assert.h>
+#include <string.h>
 
 static void copy_row(act_t *out, const struct weight *w, int64_t row) {
     if (w->layout == LAYOUT_ROWS_F32) {
@@ -25,16 +26,24 @@ static void copy_row(act_t *out, const struct weight *w, int64_t row) {
 }
 
 void VARIANT(embedding_forward_cpu)(struct stream *s, void *y, const int32_t *tokens,
-                                    const struct weight *w, int64_t count) {
+                                    const struct weight *w, int64_t first, int64_t vocab,
+                                    int64_t count) {
     for (int64_t t = 0; t < count; t++) {
-        if (tokens[t] >= 0 && tokens[t] < w->rows) continue;
+        if (tokens[t] >= 0 && tokens[t] < vocab) continue;
         stream_fail(s, STATUS_SHAPE, "embedding", "token %d at %lld is not in [0, %lld)",
-                    (int)tokens[t], (long long)t, (long long)w->rows);
+                    (int)tokens[t], (long long)t, (long long)vocab);
         return;
     }
     int threads = threads_for(s, count * w->cols, 1 << 13);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
-    for (int64_t t = 0; t < count; t++) copy_row((act_t *)y + t * w->cols, w, tokens[t]);
+    for (int64_t t = 0; t < count; t++) {
+        int64_t row = tokens[t] - first;
+        act_t *out = (act_t *)y + t * w->cols;
+        if (row >= 0 && row < w->rows)
+            copy_row(out, w, row);
+        else
+            memset(out, 0, (size_t)w->cols * sizeof *out);
+    }
 }
 
 enum { SLAB = 64 }; /* columns of a share: whole cache lines of a row */
@@ -56,14 +65,18 @@ static void add_row(const struct weight *dw, int64_t row, const act_t *dy, int64
 }
 
 void VARIANT(embedding_backward_cpu)(struct stream *s, const struct weight *dw,
-                                     const int32_t *tokens, const void *dy, int64_t count) {
+                                     const int32_t *tokens, const void *dy, int64_t first,
+                                     int64_t count) {
     assert(dw->layout != LAYOUT_PANEL_BF16);
     int threads = threads_for(s, count * dw->cols, 1 << 13);
     int64_t slabs = (dw->cols + SLAB - 1) / SLAB;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t slab = 0; slab < slabs; slab++) {
-        int64_t first = slab * SLAB, end = first + SLAB < dw->cols ? first + SLAB : dw->cols;
-        for (int64_t t = 0; t < count; t++)
-            add_row(dw, tokens[t], (const act_t *)dy + t * dw->cols, first, end);
+        int64_t from = slab * SLAB, end = from + SLAB < dw->cols ? from + SLAB : dw->cols;
+        for (int64_t t = 0; t < count; t++) {
+            int64_t row = tokens[t] - first;
+            if (row >= 0 && row < dw->rows)
+                add_row(dw, row, (const act_t *)dy + t * dw->cols, from, end);
+        }
     }
 }

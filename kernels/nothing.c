@@ -65,12 +65,13 @@ static void no_dropout(struct stream *s, const struct dropout_args *args) {
     (void)s, (void)args;
 }
 static void no_embedding_forward(struct stream *s, void *y, const int32_t *tokens,
-                                 const struct weight *w, int64_t count) {
-    UNUSED4(s, y, tokens, w), (void)count;
+                                 const struct weight *w, int64_t first, int64_t vocab,
+                                 int64_t count) {
+    UNUSED4(s, y, tokens, w), (void)first, (void)vocab, (void)count;
 }
 static void no_embedding_backward(struct stream *s, const struct weight *dw, const int32_t *tokens,
-                                  const void *dy, int64_t count) {
-    UNUSED4(s, dw, tokens, dy), (void)count;
+                                  const void *dy, int64_t first, int64_t count) {
+    UNUSED4(s, dw, tokens, dy), (void)first, (void)count;
 }
 static void no_cross_entropy_forward(struct stream *s, struct cross_entropy_row *rows,
                                      const float *logits, const int32_t *targets, int64_t first,

@@ -176,8 +176,15 @@ static void run_rope(struct bench *b) {
 }
 static void run_dropout(struct bench *b) {
     static int64_t ids[LARGE / 768]; /* all zero: the draw costs the same */
-    b->kernels->dropout(&b->stream,
-                        &(struct dropout_args){b->x[0], b->x[1], ids, b->n / 768, 768, 1, 2, 0.1f});
+    b->kernels->dropout(&b->stream, &(struct dropout_args){.y = b->x[0],
+                                                           .x = b->x[1],
+                                                           .row_id = ids,
+                                                           .rows = b->n / 768,
+                                                           .width = 768,
+                                                           .whole = 768,
+                                                           .seed = 1,
+                                                           .domain = 2,
+                                                           .p = 0.1f});
 }
 static void run_accumulate(struct bench *b) {
     b->kernels->accumulate_f32(&b->stream, (float *)(void *)b->x[0], (float *)(void *)b->x[1],
@@ -218,7 +225,7 @@ static void run_embedding(struct bench *b) {
     int32_t tokens[1024];
     for (int i = 0; i < 1024; i++) tokens[i] = (i * 7919) % 20000;
     struct weight w = {LAYOUT_ROWS_F32, LARGE / 768, 768, b->x[1]};
-    b->kernels->embedding_forward(&b->stream, b->x[0], tokens, &w, 1024);
+    b->kernels->embedding_forward(&b->stream, b->x[0], tokens, &w, 0, w.rows, 1024);
 }
 
 /* Memory-bound: act and f32 elements read and written for each of n. */

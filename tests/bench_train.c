@@ -139,15 +139,16 @@ static void t_swiglu_backward(struct stream *s, void *dgate, void *dup, const vo
     add(ELEMENTWISE, start);
 }
 static void t_embedding_forward(struct stream *s, void *y, const int32_t *tokens,
-                                const struct weight *w, int64_t count) {
+                                const struct weight *w, int64_t first, int64_t vocab,
+                                int64_t count) {
     double start = clock_seconds();
-    profile.inner->embedding_forward(s, y, tokens, w, count);
+    profile.inner->embedding_forward(s, y, tokens, w, first, vocab, count);
     add(ELEMENTWISE, start);
 }
 static void t_embedding_backward(struct stream *s, const struct weight *dw, const int32_t *tokens,
-                                 const void *dy, int64_t count) {
+                                 const void *dy, int64_t first, int64_t count) {
     double start = clock_seconds();
-    profile.inner->embedding_backward(s, dw, tokens, dy, count);
+    profile.inner->embedding_backward(s, dw, tokens, dy, first, count);
     add(ELEMENTWISE, start);
 }
 static void t_loss_forward(struct stream *s, struct cross_entropy_row *rows, const float *logits,

@@ -113,7 +113,8 @@ static void test_exponential_within_two_ulp(void **state) {
 
 static void test_dropout(void **state) {
     (void)state;
-    enum { ROWS = 37, WIDTH = 70 }; /* a width that is no multiple of a block's four words */
+    /* Columns of a wider row; neither width is a multiple of a block's four words. */
+    enum { ROWS = 37, WIDTH = 70, FIRST = 45, WHOLE = 171 };
     struct table_pair pairs[MOST_TABLES];
     int count = tables_of_machine(pairs);
     int64_t row_id[ROWS];
@@ -125,10 +126,11 @@ static void test_dropout(void **state) {
         void *y = new_bytes(act_bytes(k, ROWS * WIDTH));
         struct stream s;
         stream_open_cpu(&s, 2);
-        k->dropout(&s, &(struct dropout_args){y, x, row_id, ROWS, WIDTH, 5, 6, 0.25f});
+        k->dropout(&s,
+                   &(struct dropout_args){y, x, row_id, ROWS, WIDTH, FIRST, WHOLE, 5, 6, 0.25f});
         int kept = 0;
         for (int e = 0; e < ROWS * WIDTH; e++) {
-            uint64_t index = (uint64_t)row_id[e / WIDTH] * WIDTH + (uint64_t)(e % WIDTH);
+            uint64_t index = (uint64_t)row_id[e / WIDTH] * WHOLE + FIRST + (uint64_t)(e % WIDTH);
             struct rng_block block = rng_draw(5, RNG_DROPOUT, 6, index / 4);
             bool keep = rng_unit(block.word[index % 4]) >= 0.25f;
             float want = keep ? act_at(k, x, (size_t)e) / 0.75f : 0.0f;
