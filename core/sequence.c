@@ -3,8 +3,7 @@
 #include "kernels/base/units.h"
 
 static int64_t room_of(const struct exec *exec, int64_t tokens) {
-    int64_t ranks = exec->sequence ? exec->tp->size : 1;
-    return (tokens + ranks - 1) / ranks;
+    return sequence_room(tokens, exec->sequence ? exec->tp->size : 1);
 }
 
 struct sequence_part sequence_part(const struct exec *exec, int64_t tokens) {

@@ -20,6 +20,12 @@ struct sequence_part {
     int64_t room;  /* rows of every rank's buffer */
     int64_t count; /* of them tokens */
 };
+
+/* Rows of a rank's buffer where `ranks` split `tokens`. */
+static inline int64_t sequence_room(int64_t tokens, int ranks) {
+    return (tokens + ranks - 1) / ranks;
+}
+
 struct sequence_part sequence_part(const struct exec *exec, int64_t tokens);
 
 /* Rows of a buffer for all tokens. */

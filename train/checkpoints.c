@@ -25,12 +25,12 @@ static void slabs_free(struct slabs *slabs) {
     *slabs = (struct slabs){0};
 }
 
-/* Every trained tensor and its two moments, fp32. Under data parallelism every rank holds all of
- * them: rank 0 gives them, all read them. */
-static enum status slabs_create(const struct trainer *t, bool mine, struct slabs *slabs) {
+/* The part of every trained tensor, and of its two moments, that is here, fp32. What several ranks
+ * hold all of them read, and the first of them writes. */
+static enum status slabs_create(const struct trainer *t, bool to_write, struct slabs *slabs) {
     static const char *const prefixes[PARTS] = {"weights", "adam_m", "adam_v"};
     *slabs = (struct slabs){0};
-    if (!mine) return STATUS_OK;
+    if (to_write && t->comms.replicas.rank != 0) return STATUS_OK;
     size_t count = (size_t)t->optimizer.count * PARTS;
     slabs->items = calloc(count, sizeof *slabs->items);
     slabs->names = calloc(count, sizeof *slabs->names);
@@ -40,14 +40,18 @@ static enum status slabs_create(const struct trainer *t, bool mine, struct slabs
     }
     for (int i = 0; i < t->optimizer.count; i++) {
         const struct optimizer_slot *slot = &t->optimizer.slots[i];
+        const struct param_slice *slice = &slot->param->slice;
         float *const values[PARTS] = {slot->master, slot->m, slot->v};
+        if (to_write && !slot->param->primary) continue;
         for (int part = 0; part < PARTS; part++) {
             char *name = slabs->names[slabs->count];
             snprintf(name, NAME_BYTES, "%s/%s", prefixes[part], slot->param->name);
             slabs->items[slabs->count++] =
                 (struct checkpoint_slab){.name = name,
-                                         .rows = slot->param->w.rows,
-                                         .cols = slot->param->w.cols,
+                                         .rows = slice->rows,
+                                         .cols = slice->cols,
+                                         .first_row = slice->first_row,
+                                         .first_col = slice->first_col,
                                          .values = optimizer_view(slot, values[part])};
         }
     }
@@ -73,8 +77,7 @@ enum status trainer_checkpoint(struct trainer *t, bool best) {
                                                t->tokenizer ? tokenizer_hash(t->tokenizer) : 0,
                                            .best_loss = t->best_loss,
                                            .config = config};
-    enum status status =
-        parallel_agree(&t->parallel->world, slabs_create(t, world->rank == 0, &slabs));
+    enum status status = parallel_agree(&t->parallel->world, slabs_create(t, true, &slabs));
     if (status == STATUS_OK)
         status = checkpoint_save(&t->parallel->world, path, &state, slabs.items, slabs.count,
                                  (int)t->options->train.keep);
@@ -139,7 +142,7 @@ static enum status read_newest(struct trainer *t, const char *path) {
     struct comm *world = &t->parallel->world;
     int64_t step = -1;
     TRY(check_newest(t, path));
-    TRY(parallel_agree(world, slabs_create(t, true, &slabs)));
+    TRY(parallel_agree(world, slabs_create(t, false, &slabs)));
     enum status status = checkpoint_resume(world, path, &step, &state, slabs.items, slabs.count);
     if (status == STATUS_OK && step >= 0)
         status = parallel_agree(world, continuation_check(t, &state, world->rank == 0));

@@ -134,6 +134,7 @@ static const char *const free_keys[] = {"train.steps",
                                         "parallel.dp",
                                         "parallel.pp",
                                         "parallel.order",
+                                        "parallel.sequence",
                                         "parallel.watchdog",
                                         NULL};
 

@@ -1,5 +1,7 @@
 #include "train/diagnose.h"
 
+#include "core/sequence.h"
+
 #include <math.h>
 #include <stdio.h>
 
@@ -47,23 +49,24 @@ static void find_weight(struct finding *finding, const struct param *params, int
 /* The tensors of a block in the order they are computed; with recomputation only the last layer's
  * own are left, so the others are told by what they hand on. */
 static void find_in_layer(struct trainer *t, struct finding *finding, int layer, int64_t tokens) {
-    const struct model_config *c = &t->model.config;
+    const struct model_config *c = &t->model.local;
     const struct block_acts *acts = &t->ws.acts.blocks[layer];
     int64_t q = tokens * c->heads * c->head_dim, kv = tokens * c->kv_heads * c->head_dim;
+    int64_t stream = sequence_part(&t->ws.exec, tokens).count * c->hidden;
     bool all = t->ws.acts.keep == ACTS_ALL;
     const struct {
         const char *name;
         const void *values;
         int64_t count;
-    } tensors[] = {{layer == 0 ? "embeddings" : "input", acts->x, tokens * c->hidden},
+    } tensors[] = {{layer == 0 ? "embeddings" : "input", acts->x, stream},
                    {"queries", all ? acts->q : NULL, q},
                    {"keys", all ? acts->k : NULL, kv},
                    {"values", all ? acts->v : NULL, kv},
                    {"attention output", all ? acts->o : NULL, q},
-                   {"residual stream after attention", all ? acts->mid : NULL, tokens * c->hidden},
+                   {"residual stream after attention", all ? acts->mid : NULL, stream},
                    {"gate", all ? acts->gate : NULL, tokens * c->ffn},
                    {"up projection", all ? acts->up : NULL, tokens * c->ffn},
-                   {"output", acts->out, tokens * c->hidden}};
+                   {"output", acts->out, stream}};
     for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++) {
         if (!tensors[i].values || acts_finite(t, tensors[i].values, tensors[i].count)) continue;
         finding->place = PLACE_LAYERS + layer;

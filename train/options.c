@@ -115,6 +115,10 @@ static const struct config_row parallel_rows[] = {
     {"watchdog", CONFIG_DOUBLE, FIELD(parallel_options, watchdog), "600", .low = 0, .high = 1e6,
      .help = "seconds that one collective may take: then the job ends, and a line names the rank "
              "that holds it up; 0 waits for ever"},
+    {"sequence", CONFIG_BOOL, FIELD(parallel_options, sequence), "true",
+     .help =
+         "where tp is above 1: sequence parallel, its ranks split the tokens between the products "
+         "of a layer; the same result with less memory"},
 };
 
 void run_options_tables(struct run_options *options, struct config_table tables[RUN_TABLES]) {

@@ -51,6 +51,7 @@ struct parallel_options {
     int64_t tp, cp, dp, pp; /* dp = 0: what the others leave */
     char *order;            /* of the axes, neighbours first */
     double watchdog;        /* seconds; 0: none */
+    bool sequence;          /* core/sequence.h, where tp is above 1 */
 };
 
 struct run_options {

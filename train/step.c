@@ -43,12 +43,17 @@ static bool stop_asked(struct trainer *t) {
 /* What the ranks add up before a step. */
 enum { SUM_WEIGHT, SUM_TARGETS, SUM_TOKENS, SUM_FAILED, SUMS };
 
+/* Tensor-parallel ranks have the same tokens, and the same losses: one of them counts. */
+static bool counts_tokens(const struct trainer *t) {
+    return t->place.at[MESH_TP] == 0;
+}
+
 /* The loss is sum of weighted token losses / sum of weights over the whole global batch: divides my
  * weights by that sum. */
 static enum status normalise_weights(struct trainer *t, enum status mine,
                                      struct step_report *report) {
     double sums[SUMS] = {[SUM_FAILED] = mine != STATUS_OK};
-    for (int i = 0; i < t->micro_count && mine == STATUS_OK; i++) {
+    for (int i = 0; i < t->micro_count && mine == STATUS_OK && counts_tokens(t); i++) {
         sums[SUM_WEIGHT] += t->micro[i].weight_sum;
         sums[SUM_TARGETS] += (double)t->micro[i].trained;
         sums[SUM_TOKENS] += (double)t->micro[i].tokens;
@@ -84,6 +89,13 @@ void trainer_forward(struct trainer *t, const struct loader_batch *micro) {
     stage_forward(&t->ws.exec, &t->model, &batch, &t->ws.acts);
 }
 
+/* The gradients of a layer are complete here. */
+static void reduce_layer(void *context, int layer) {
+    struct trainer *t = context;
+    tensor_parallel_layer_done(&t->tensor, layer);
+    dp_layer_done(&t->dp, layer);
+}
+
 static void run_microbatch(struct trainer *t, int index, double *loss) {
     bool last = index == t->micro_count - 1;
     struct adapter_span span;
@@ -93,7 +105,7 @@ static void run_microbatch(struct trainer *t, int index, double *loss) {
     stage_forward(&t->ws.exec, &t->model, &batch, &t->ws.acts);
     head_loss(&t->ws.exec, &t->model, &batch, t->ws.acts.hidden, t->d_hidden, loss, NULL);
     stage_backward(&t->ws.exec, &t->model, &batch, &t->ws.acts, t->d_hidden,
-                   last ? dp_layer_done : NULL, &t->dp);
+                   last ? reduce_layer : NULL, t);
     t->ws.stream.where = (struct where){0};
 }
 
@@ -119,7 +131,7 @@ static void take_first_ranks_figures(struct trainer *t, struct step_report *repo
 
 /* The loss, and whether any rank was asked to stop. */
 static void sum_loss(struct trainer *t, double mine, struct step_report *report) {
-    double sums[2] = {mine, stop_asked(t) ? 1.0 : 0.0};
+    double sums[2] = {counts_tokens(t) ? mine : 0.0, stop_asked(t) ? 1.0 : 0.0};
     comm_all_reduce(&t->parallel->world, &t->ws.stream, sums, 2, DTYPE_F64, COMM_SUM);
     report->loss = sums[0];
     report->stop = sums[1] > 0.0;
@@ -142,6 +154,7 @@ enum status trainer_step(struct trainer *t, struct step_report *report) {
         run_microbatch(t, i, &mine);
         stop_asked(t);
     }
+    tensor_parallel_finish(&t->tensor);
     dp_finish(&t->dp);
     sum_loss(t, mine, report);
     report->gradient_norm = optimizer_gradient_norm(&t->optimizer, &t->ws.exec);
@@ -166,7 +179,8 @@ enum status trainer_step(struct trainer *t, struct step_report *report) {
 static enum status validate_batch(struct trainer *t, int64_t first, int64_t count, double sums[2]) {
     struct loader_batch *micro = &t->micro[0];
     struct adapter_span span;
-    TRY(loader_read(t->validation, first, count, micro));
+    TRY(parallel_agree(&t->comms.comm[MESH_TP], /* who share a layer go on together */
+                       loader_read(t->validation, first, count, micro)));
     const struct batch batch = view_batch(t, micro, &span, false);
     t->ws.stream.where.microbatch = WHERE_NO_MICROBATCH;
     stage_forward(&t->ws.exec, &t->model, &batch, &t->ws.acts);
@@ -187,6 +201,7 @@ enum status trainer_validate(struct trainer *t, double *loss) {
         stop_asked(t);
     }
     TRY(parallel_agree(&t->parallel->world, status));
+    if (!counts_tokens(t)) sums[0] = sums[1] = 0.0;
     comm_all_reduce(&t->parallel->world, &t->ws.stream, sums, 2, DTYPE_F64, COMM_SUM);
     TRY(stream_check(&t->ws.stream));
     if (!(sums[1] > 0.0))

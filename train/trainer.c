@@ -4,6 +4,7 @@
 
 #include "core/log.h"
 #include "core/memory.h"
+#include "core/sequence.h"
 #include "kernels/base/units.h"
 #include "train/checkpoints.h"
 
@@ -29,28 +30,64 @@ static enum layout matrix_layout(const struct trainer *t) {
 static enum status place_rank(struct trainer *t, int rank, int ranks) {
     const struct parallel_options *o = &t->options->parallel;
     const struct mesh_options degrees = {o->tp, o->cp, o->dp, o->pp, o->order};
-    if (o->tp * o->cp * o->pp > 1)
-        return status_fail(STATUS_UNSUPPORTED,
-                           "this version trains data parallel alone: parallel.tp, cp and pp are 1");
+    if (o->cp * o->pp > 1)
+        return status_fail(
+            STATUS_UNSUPPORTED,
+            "this version trains data and tensor parallel: parallel.cp and pp are 1");
     TRY(mesh_create(&t->mesh, ranks, &degrees));
     t->place = mesh_place(&t->mesh, rank);
     return STATUS_OK;
 }
 
+static bool splits_sequence(const struct trainer *t) {
+    return t->options->parallel.sequence && t->mesh.size[MESH_TP] > 1;
+}
+
+static enum status read_model_config(const struct trainer *t, struct model_config *config) {
+    const struct run_options *o = t->options;
+    if (*o->model.path) {
+        struct model_file file;
+        TRY(model_file_open(&file, o->model.path, false));
+        enum status status = model_config_read(config, &file);
+        model_file_close(&file);
+        TRY(status);
+    } else {
+        TRY(model_config_read_json(config, o->model.config));
+    }
+    config->rope.context = o->data.sequence_length;
+    return STATUS_OK;
+}
+
+/* What of the model is mine. */
+static struct shard my_shard(const struct trainer *t, const struct model_config *config) {
+    struct shard shard = shard_whole(config);
+    shard.tp_rank = t->place.at[MESH_TP];
+    shard.tp_size = t->mesh.size[MESH_TP];
+    return shard;
+}
+
+/* Agreed on before communicators are split by it. */
+static enum status open_tensor_parallel(struct trainer *t) {
+    struct model_config config;
+    TRY(parallel_agree(&t->parallel->world, read_model_config(t, &config)));
+    TRY(shard_check(&config, t->mesh.size[MESH_TP])); /* the same on all ranks */
+    return tensor_parallel_open(&t->tensor, &t->comms.comm[MESH_TP], &config);
+}
+
 static enum status open_model(struct trainer *t) {
     const struct run_options *o = t->options;
+    struct model_config config;
+    TRY(read_model_config(t, &config));
+    const struct shard shard = my_shard(t, &config);
     if (!*o->model.path) {
-        struct model_config config;
-        TRY(model_config_read_json(&config, o->model.config));
-        config.rope.context = o->data.sequence_length;
-        TRY(model_create(&t->model, &config, NULL, matrix_layout(t)));
+        TRY(model_create(&t->model, &config, &shard, matrix_layout(t)));
         model_init_random(&t->model, (uint64_t)o->train.seed, (float)o->model.init_std, t->threads);
         return STATUS_OK;
     }
     struct model_file file;
     TRY(model_file_open(&file, o->model.path, false));
     enum status status =
-        model_load(&t->model, &file, NULL, matrix_layout(t), o->data.sequence_length, t->threads);
+        model_load(&t->model, &file, &shard, matrix_layout(t), o->data.sequence_length, t->threads);
     model_file_close(&file);
     return status;
 }
@@ -173,6 +210,7 @@ static struct workspace_plan plan_workspace(const struct trainer *t) {
                                    .logit_rows = 1,
                                    .keep = full ? ACTS_INPUT : ACTS_ALL,
                                    .backward = true,
+                                   .sequence = splits_sequence(t),
                                    .adapter = t->trained};
 }
 
@@ -182,14 +220,17 @@ static void push_batches(struct trainer *t, struct arena *arena) {
     for (int i = 0; i < t->micro_count; i++)
         loader_batch_layout(&t->micro[i], arena, t->micro_sequences,
                             t->options->data.sequence_length);
+    int64_t rows = sequence_room(tokens, splits_sequence(t) ? t->mesh.size[MESH_TP] : 1);
     t->d_hidden = arena_push(
-        arena, dtype_bytes(activations_dtype(t), (size_t)(tokens * t->model.config.hidden)));
+        arena, dtype_bytes(activations_dtype(t), (size_t)(rows * t->model.config.hidden)));
 }
 
 static enum status push_gradients(struct trainer *t, struct arena *arena) {
     dp_free(&t->dp);
-    return dp_plan(&t->dp, &t->comms.replicas, &t->ws.stream, t->params, t->param_count,
-                   t->model.config.layers, DP_BUCKET_BYTES, arena);
+    TRY(dp_plan(&t->dp, &t->comms.replicas, &t->ws.stream, t->params, t->param_count,
+                t->model.config.layers, DP_BUCKET_BYTES, arena));
+    return tensor_parallel_plan(&t->tensor, &t->ws.stream, t->params, t->param_count,
+                                t->model.config.layers, splits_sequence(t), arena);
 }
 
 static enum status push_optimizer(struct trainer *t, struct arena *arena) {
@@ -214,7 +255,7 @@ static enum status count_arenas(struct trainer *t, struct trainer_memory *memory
 static enum status open_memory(struct trainer *t) {
     const struct workspace_plan plan = plan_workspace(t);
     struct trainer_memory bytes;
-    TRY(workspace_open(&t->ws, &t->model, t->kernels, t->threads, NULL, &plan));
+    TRY(workspace_open(&t->ws, &t->model, t->kernels, t->threads, &t->comms.comm[MESH_TP], &plan));
     TRY(count_arenas(t, &bytes));
     TRY(arena_create(&t->batches, "batches", bytes.batches));
     push_batches(t, &t->batches);
@@ -232,6 +273,7 @@ static enum status open_parts(struct trainer *t) {
     TRY(mesh_open(&t->comms, &t->mesh, world));
     TRY(parallel_kernels(&t->parallel->world, &t->kernels, t->options->train.instructions,
                          activations_dtype(t)));
+    TRY(open_tensor_parallel(t));
     TRY(open_model(t));
     TRY(open_adapter(t));
     TRY(list_trained(t));
@@ -243,19 +285,10 @@ static enum status open_parts(struct trainer *t) {
 
 /* The model's and the adapter's shapes, on arenas that only count. */
 static enum status describe_model(struct trainer *t, struct arena *weights) {
-    const struct run_options *o = t->options;
     struct model_config config;
-    if (*o->model.path) {
-        struct model_file file;
-        TRY(model_file_open(&file, o->model.path, false));
-        enum status status = model_config_read(&config, &file);
-        model_file_close(&file);
-        TRY(status);
-    } else {
-        TRY(model_config_read_json(&config, o->model.config));
-    }
-    config.rope.context = o->data.sequence_length;
-    return model_describe(&t->model, &config, NULL, matrix_layout(t), weights);
+    TRY(read_model_config(t, &config));
+    const struct shard shard = my_shard(t, &config);
+    return model_describe(&t->model, &config, &shard, matrix_layout(t), weights);
 }
 
 static enum status describe_adapter(struct trainer *t, struct arena *factors) {
@@ -274,10 +307,11 @@ static enum status plan_parts(struct trainer *t, int ranks, struct trainer_memor
     struct arena weights, factors;
     arena_count(&weights, "weights");
     arena_count(&factors, "adapter");
+    TRY(place_rank(t, 0, ranks));
+    t->place.at[MESH_TP] = t->mesh.size[MESH_TP] - 1; /* no slice is larger than the last */
     TRY(describe_model(t, &weights));
     TRY(describe_adapter(t, &factors));
     TRY(list_trained(t));
-    TRY(place_rank(t, 0, ranks));
     TRY(plan_microbatches(t));
     TRY(count_arenas(t, memory));
     const struct workspace_plan plan = plan_workspace(t);
@@ -302,6 +336,7 @@ static enum status plan_data(struct trainer *t, struct trainer_data *data) {
     struct arena weights, factors;
     arena_count(&weights, "weights");
     arena_count(&factors, "adapter");
+    t->mesh = (struct mesh){.size = {1, 1, 1, 1}}; /* the whole model: only its shapes count */
     TRY(describe_model(t, &weights));
     TRY(describe_adapter(t, &factors));
     if (t->trained) warn_of_rank(t->trained);
@@ -390,6 +425,7 @@ enum status trainer_open(struct trainer *t, const struct run_options *options,
 void trainer_close(struct trainer *t) {
     optimizer_free(&t->optimizer);
     dp_free(&t->dp);
+    tensor_parallel_close(&t->tensor);
     workspace_close(&t->ws);
     arena_free(&t->gradients);
     arena_free(&t->optimizer_state);
@@ -407,7 +443,8 @@ void trainer_close(struct trainer *t) {
 
 int64_t trainer_trained(const struct trainer *t) {
     int64_t total = 0;
-    for (int i = 0; i < t->param_count; i++) total += t->params[i]->w.rows * t->params[i]->w.cols;
+    for (int i = 0; i < t->param_count; i++)
+        total += t->params[i]->slice.rows * t->params[i]->slice.cols;
     return total;
 }
 

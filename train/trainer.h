@@ -10,6 +10,7 @@
 #include "parallel/data_parallel.h"
 #include "parallel/mesh.h"
 #include "parallel/parallel.h"
+#include "parallel/tensor_parallel.h"
 #include "train/optimizer.h"
 #include "train/options.h"
 
@@ -37,11 +38,12 @@ struct trainer {
     int param_count;
     struct param **params; /* what is trained */
 
+    struct tensor_parallel tensor;
     struct dp dp;
     struct optimizer optimizer;
     struct workspace ws;
     struct arena gradients, optimizer_state, batches;
-    void *d_hidden; /* (N, C) gradient of a microbatch's hidden states */
+    void *d_hidden; /* (M, C) gradient of a microbatch's hidden states */
 
     struct loader *train, *validation; /* validation: NULL when there is none */
     int micro_count;
@@ -84,7 +86,7 @@ enum status trainer_validate(struct trainer *trainer, double *loss);
 /* Writes a checkpoint of the present step; `best` marks it. Collective. */
 enum status trainer_checkpoint(struct trainer *trainer, bool best);
 
-/* Trained parameters: elements, without padding. */
+/* Trained parameters of the whole model: elements, without padding. */
 int64_t trainer_trained(const struct trainer *trainer);
 
 /* Bytes that are allocated. */

@@ -1,0 +1,67 @@
+/* Runs of the same training under different layouts, compared tensor by tensor.
+ *
+ * What a run came to is read from its checkpoints, as logical tensors: the first moments after one
+ * step are the first gradients but for a factor, the weights after the last are the result. So
+ * nothing here knows how a layout cuts the tensors. */
+#ifndef STRATA_TESTS_LAYOUTS_H
+#define STRATA_TESTS_LAYOUTS_H
+
+#include "tests/check.h"
+
+#include "train/trainer.h"
+
+enum { LAYOUT_STEPS = 10, LAYOUT_ARGUMENTS = 8, LAYOUT_VOCABULARY = 96 };
+
+/* A row of a table: what is trained, and how the ranks share it. */
+struct layout_case {
+    const char *name;
+    int ranks;         /* of the job */
+    const char *model; /* a folder of tests/fixtures, or a config.json's text: random weights */
+    double tolerance;  /* relative, of losses, gradient norms and each tensor */
+    const char *training[LAYOUT_ARGUMENTS];
+    const char *layout[LAYOUT_ARGUMENTS];
+};
+
+/* A folder with token files that all ranks see. */
+struct layout_site {
+    struct parallel *job;
+    char folder[256];
+};
+void layout_site_open(struct layout_site *site, struct parallel *job);
+void layout_site_close(struct layout_site *site);
+
+/* What a run came to; rank 0 alone has the tensors. */
+struct layout_result {
+    double losses[LAYOUT_STEPS], norms[LAYOUT_STEPS];
+    int count;
+    struct layout_tensor {
+        char name[256];
+        int64_t elements;
+        float *gradient, *weights; /* of the first step, unclipped; after the last */
+    } * tensors;
+};
+void layout_result_free(struct layout_result *result);
+
+/* Steps [first, end) of a run in FOLDER/`run`, going on where it is, with `parallel`'s ranks;
+ * `layout` NULL is one rank. A checkpoint is written behind step 1 and the last. Collective over
+ * parallel. */
+void layout_train(const struct layout_site *site, const char *run, const struct layout_case *row,
+                  const char *const *layout, struct parallel *parallel, int first, int end,
+                  struct layout_result *result);
+
+/* Reads the tensors of a finished run; one rank calls it. */
+void layout_read(const struct layout_site *site, const char *run, const struct layout_case *row,
+                 struct layout_result *result);
+
+/* Removes a run's directory; one rank calls it. */
+void layout_remove(const struct layout_site *site, const char *run);
+
+/* Trains under row->layout and on one rank and compares; prints a line. */
+void layout_compare(const struct layout_site *site, const struct layout_case *row);
+
+/* Fails unless losses and norms of steps [first, LAYOUT_STEPS) are near; then, where both have
+ * them, unless the tensors are. Prints the largest differences. */
+void layout_check(const struct layout_case *row, const struct layout_result *want,
+                  const struct layout_result *got, int first);
+
+#endif
