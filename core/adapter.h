@@ -59,9 +59,11 @@ enum status adapter_check_file(const struct adapter *adapter, const char *direct
 enum status adapter_load(struct adapter *adapter, const char *name, const struct model *model,
                          const char *directory);
 
-/* Writes adapter_config.json and adapter_model.safetensors; `base` is recorded as
- * base_model_name_or_path. Each file appears whole or not at all, the tensors first. */
-enum status adapter_save(const struct adapter *adapter, const char *directory, const char *base);
+/* Writes adapter_config.json and adapter_model.safetensors with the values of `source` (NULL: those
+ * in memory); `base` is recorded as base_model_name_or_path. Each file appears whole or not at all,
+ * the tensors first. */
+enum status adapter_save(const struct adapter *adapter, const struct param_source *source,
+                         const char *directory, const char *base);
 
 /* May be called twice, and on a zeroed struct. */
 void adapter_free(struct adapter *adapter);

@@ -201,17 +201,19 @@ static enum status write_config(const struct adapter *adapter, const char *direc
     return status;
 }
 
-static enum status write_factor(struct tensor_sink *sink, const struct param *param) {
+static enum status write_factor(struct tensor_sink *sink, const struct param_source *source,
+                                const struct param *param) {
     size_t elements = (size_t)(param->w.rows * param->w.cols);
     float *values = malloc(elements * sizeof *values);
     if (!values) return status_fail(STATUS_MEMORY, "no memory to write %s", param->name);
-    param_read(values, param, 0, param->w.rows);
-    enum status status = tensor_sink_append_f32(sink, values, elements);
+    enum status status = param_read_from(source, values, param, 0, param->w.rows);
+    if (status == STATUS_OK) status = tensor_sink_append_f32(sink, values, elements);
     free(values);
     return status;
 }
 
-static enum status write_factors(const struct adapter *adapter, const char *directory) {
+static enum status write_factors(const struct adapter *adapter, const struct param_source *source,
+                                 const char *directory) {
     char path[4096];
     snprintf(path, sizeof path, "%s/adapter_model.safetensors", directory);
     struct tensor_spec *specs = calloc((size_t)adapter->param_count, sizeof *specs);
@@ -227,16 +229,17 @@ static enum status write_factors(const struct adapter *adapter, const char *dire
     struct tensor_sink sink = {0};
     enum status status = safetensors_create(&sink, path, specs, count, &note, 1);
     for (int i = 0; i < adapter->param_count && status == STATUS_OK; i++)
-        if (adapter->params[i].w.data) status = write_factor(&sink, &adapter->params[i]);
+        if (adapter->params[i].w.data) status = write_factor(&sink, source, &adapter->params[i]);
     if (status == STATUS_OK) status = tensor_sink_finish(&sink);
     tensor_sink_close(&sink);
     free(specs);
     return status;
 }
 
-enum status adapter_save(const struct adapter *adapter, const char *directory, const char *base) {
+enum status adapter_save(const struct adapter *adapter, const struct param_source *source,
+                         const char *directory, const char *base) {
     if (mkdir(directory, 0777) != 0 && errno != EEXIST)
         return status_fail(STATUS_IO, "%s: %s", directory, strerror(errno));
-    TRY(write_factors(adapter, directory));
+    TRY(write_factors(adapter, source, directory));
     return write_config(adapter, directory, base);
 }

@@ -78,14 +78,26 @@ static enum status check_range(const float *values, int64_t count, enum dtype dt
     return STATUS_OK;
 }
 
+/* Rows [first, first + count) of the file; those that follow each other in memory are read at once.
+ */
+static enum status read_rows(const struct export_request *request, const struct param *param,
+                             int64_t first, int64_t count, float *values) {
+    for (int64_t i = 0, run; i < count; i += run) {
+        int64_t row = export_source_row(request, param, first + i);
+        for (run = 1; i + run < count; run++)
+            if (export_source_row(request, param, first + i + run) != row + run) break;
+        TRY(param_read_from(request->source, values + i * param->w.cols, param, row, run));
+    }
+    return STATUS_OK;
+}
+
 static enum status append_rows(struct tensor_sink *sink, const struct export_request *request,
                                const struct param *param, float *values) {
     int64_t rows = param->w.rows, cols = param->w.cols;
     enum dtype dtype = spec_dtype(request, param);
     for (int64_t first = 0; first < rows; first += EXPORT_ROWS) {
         int64_t count = min_i64(rows - first, EXPORT_ROWS);
-        for (int64_t i = 0; i < count; i++)
-            param_read(values + i * cols, param, export_source_row(request, param, first + i), 1);
+        TRY(read_rows(request, param, first, count, values));
         TRY(check_range(values, count * cols, dtype, param->name));
         TRY(tensor_sink_append_f32(sink, values, (size_t)(count * cols)));
     }
@@ -95,7 +107,8 @@ static enum status append_rows(struct tensor_sink *sink, const struct export_req
 /* A bias of a permuted projection is permuted like its rows. */
 static enum status append_vector(struct tensor_sink *sink, const struct export_request *request,
                                  const struct param *param, float *values) {
-    const float *source = param->w.data;
+    float *source = values + param->w.cols;
+    TRY(param_read_from(request->source, source, param, 0, 1));
     for (int64_t i = 0; i < param->w.cols; i++)
         values[i] = source[export_source_row(request, param, i)];
     TRY(check_range(values, param->w.cols, spec_dtype(request, param), param->name));

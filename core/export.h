@@ -9,6 +9,7 @@ enum export_format { EXPORT_SAFETENSORS, EXPORT_GGUF };
 
 struct export_request {
     const struct model *model;
+    const struct param_source *source; /* of its values; NULL: in memory */
     enum export_format format;
     enum dtype dtype;       /* of matrices: F32, F16, BF16, or Q8_0 (GGUF). Vectors have it too in
                                safetensors and stay F32 in GGUF, where a row that blocks of 32 don't fill

@@ -85,4 +85,20 @@ static inline void param_read(float *out, const struct param *param, int64_t fir
     weight_unpack(out, &param->w, first, count);
 }
 
+/* Where a whole model's values come from that are not in memory: a checkpoint, of which its ranks
+ * hold parts. The model is one that was described on a counting arena. */
+struct param_source {
+    enum status (*read)(void *context, float *out, const struct param *param, int64_t first,
+                        int64_t count); /* as param_read */
+    void *context;
+};
+
+/* param_read from `source`, or from memory where it is NULL. */
+static inline enum status param_read_from(const struct param_source *source, float *out,
+                                          const struct param *param, int64_t first, int64_t count) {
+    if (source) return source->read(source->context, out, param, first, count);
+    param_read(out, param, first, count);
+    return STATUS_OK;
+}
+
 #endif

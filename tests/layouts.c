@@ -2,6 +2,7 @@
 #include "tests/layouts.h"
 
 #include "data/token_file.h"
+#include "train/result.h"
 
 #include <ftw.h>
 #include <unistd.h>
@@ -140,6 +141,7 @@ void layout_train(const struct layout_site *site, const char *name, const struct
         result->norms[step] = report.gradient_norm;
         if (step == 0 || step + 1 == end) assert_ok(trainer_checkpoint(&run.trainer, false));
     }
+    if (end == LAYOUT_STEPS) assert_ok(result_export(&run.trainer));
     run_close(&run);
 }
 

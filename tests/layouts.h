@@ -58,8 +58,8 @@ struct layout_result {
 void layout_result_free(struct layout_result *result);
 
 /* Steps [first, end) of a run in FOLDER/`run`, going on where it is, with `parallel`'s ranks;
- * `layout` NULL is one rank. A checkpoint is written behind step 1 and the last. Collective over
- * parallel. */
+ * `layout` NULL is one rank. A checkpoint is written behind step 1 and the last, and the
+ * result is exported behind the run's last. Collective over parallel. */
 void layout_train(const struct layout_site *site, const char *run, const struct layout_case *row,
                   const char *const *layout, struct parallel *parallel, int first, int end,
                   struct layout_result *result);

@@ -120,8 +120,142 @@ static void test_ranks_equal_one(void **state) {
     layout_site_close(&site);
 }
 
+/* The exported model or adapter has the weights of the last checkpoint. */
+static void check_export(const struct layout_site *site, const struct layout_case *row,
+                         const char *run) {
+    struct layout_result result = {0};
+    struct model_file file;
+    struct model model;
+    struct adapter adapter = {0};
+    char path[512], base[512];
+    bool lora = strcmp(row->training[0], "train.mode=lora") == 0;
+    layout_read(site, run, row, &result);
+    snprintf(path, sizeof path, "%s/%s/%s", site->folder, run, lora ? "adapter" : "model");
+    snprintf(base, sizeof base, "tests/fixtures/%s", row->model);
+    assert_ok(model_file_open(&file, lora ? base : path, false));
+    assert_ok(model_load(&model, &file, NULL, LAYOUT_PANEL_F32, 0, 1));
+    model_file_close(&file);
+    if (lora) assert_ok(adapter_load(&adapter, "exported", &model, path));
+    const struct param *params = lora ? adapter.params : model.params;
+    int count = lora ? adapter.param_count : model.param_count, found = 0;
+    for (int i = 0; i < count; i++) {
+        if (!params[i].w.data) continue;
+        const struct layout_tensor *tensor = &result.tensors[found++];
+        float *values = malloc((size_t)tensor->elements * sizeof *values);
+        assert_non_null(values);
+        assert_string_equal(params[i].name, tensor->name);
+        param_read(values, &params[i], 0, params[i].w.rows);
+        assert_memory_equal(values, tensor->weights, (size_t)tensor->elements * sizeof *values);
+        free(values);
+    }
+    assert_int_equal(found, result.count);
+    adapter_free(&adapter);
+    model_free(&model);
+    layout_result_free(&result);
+}
+
+static void test_the_result_is_exported_whole(void **state) {
+    static const struct layout_case rows[] = {
+        {"export", 2, "qwen2", LIMITS_FP32_CUT, {"train.global_batch=2"}, {TP2}},
+        {"export of an adapter", 2, "qwen3", LIMITS_FP32_CUT, {LORA}, {TP2}},
+        {"export", 4, "llama", LIMITS_FP32_CUT, {"train.global_batch=2"}, {TP4}},
+        {"export of an adapter", 4, "llama", LIMITS_FP32_CUT, {LORA}, {TP4}},
+    };
+    struct layout_site site;
+    struct layout_result result;
+    (void)state;
+    layout_site_open(&site, &job);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (rows[i].ranks != job.world.size) continue;
+        layout_train(&site, "shared", &rows[i], rows[i].layout, &job, 0, LAYOUT_STEPS, &result);
+        if (job.world.rank == 0) check_export(&site, &rows[i], "shared");
+        if (job.world.rank == 0) layout_remove(&site, "shared");
+    }
+    layout_site_close(&site);
+}
+
+enum { HALF = LAYOUT_STEPS / 2 };
+
+/* The second half of a run that began under another layout, or on one rank. */
+struct continuation {
+    const char *name, *first[LAYOUT_ARGUMENTS], *second[LAYOUT_ARGUMENTS];
+};
+
+/* An uninterrupted run on one rank, and the same under `first`, then `second`. */
+static void check_continuation(const struct layout_site *site, const struct layout_case *row,
+                               const struct continuation *way) {
+    struct layout_result want = {0}, got = {0};
+    struct layout_case named = *row;
+    struct parallel alone = {.node_size = 1, .threads = 1, .node_cpus = 1};
+    named.name = way->name;
+    comm_open_self(&alone.world, "world");
+    layout_train(site, "shared", row, way->first, &job, 0, HALF, &got);
+    layout_train(site, "shared", row, way->second, &job, HALF, LAYOUT_STEPS, &got);
+    if (job.world.rank == 0) {
+        layout_train(site, "alone", row, NULL, &alone, 0, LAYOUT_STEPS, &want);
+        layout_read(site, "shared", row, &got);
+        layout_read(site, "alone", row, &want);
+        layout_check(&named, &want, &got, 0);
+        layout_remove(site, "shared");
+        layout_remove(site, "alone");
+    }
+    layout_result_free(&want);
+    layout_result_free(&got);
+}
+
+static void test_a_checkpoint_goes_on_under_other_layouts(void **state) {
+    static const struct layout_case full = {
+        "goes on", 4, "qwen2", LIMITS_FP32_CUT, {"train.global_batch=5"}, {NULL}};
+    static const struct layout_case lora = {
+        "goes on, lora", 4, "llama", LIMITS_FP32_CUT, {LORA, "lora.dropout=0.1"}, {NULL}};
+    static const struct continuation ways[] = {
+        {"tp2 x dp2, then tp4", {TP2}, {TP4}},
+        {"tp4, then dp4", {TP4}, {"parallel.dp=4"}},
+        {"dp4, then tp2 x dp2", {"parallel.dp=4"}, {TP2}},
+        {"tp4, then tp2 x dp2 without sp", {TP4}, {TP2, PLAIN}},
+    };
+    struct layout_site site;
+    (void)state;
+    if (job.world.size != 4) return;
+    layout_site_open(&site, &job);
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
+        check_continuation(&site, &full, &ways[i]);
+        check_continuation(&site, &lora, &ways[i]);
+    }
+    layout_site_close(&site);
+}
+
+/* And on one rank, which half of the job's ranks can't be asked to be. */
+static void test_a_checkpoint_goes_on_on_one_rank(void **state) {
+    static const struct layout_case row = {"tp2, then one rank",     2,    "qwen2", LIMITS_FP32_CUT,
+                                           {"train.global_batch=5"}, {TP2}};
+    struct layout_result want = {0}, got = {0};
+    struct parallel alone = {.node_size = 1, .threads = 1, .node_cpus = 1};
+    struct layout_site site;
+    (void)state;
+    if (job.world.size != 2) return;
+    layout_site_open(&site, &job);
+    comm_open_self(&alone.world, "world");
+    layout_train(&site, "shared", &row, row.layout, &job, 0, HALF, &got);
+    if (job.world.rank == 0) {
+        layout_train(&site, "shared", &row, NULL, &alone, HALF, LAYOUT_STEPS, &got);
+        layout_train(&site, "alone", &row, NULL, &alone, 0, LAYOUT_STEPS, &want);
+        layout_read(&site, "shared", &row, &got);
+        layout_read(&site, "alone", &row, &want);
+        layout_check(&row, &want, &got, 0);
+    }
+    layout_result_free(&want);
+    layout_result_free(&got);
+    layout_site_close(&site);
+}
+
 int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_ranks_equal_one)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ranks_equal_one),
+        cmocka_unit_test(test_the_result_is_exported_whole),
+        cmocka_unit_test(test_a_checkpoint_goes_on_under_other_layouts),
+        cmocka_unit_test(test_a_checkpoint_goes_on_on_one_rank),
+    };
     if (parallel_start(&job, &argc, &argv) != STATUS_OK) return 1;
     job.threads = 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

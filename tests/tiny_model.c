@@ -158,7 +158,7 @@ static void write_adapter(const char *directory, const struct model *model) {
         weight_pack(w, 0, w->rows, values);
         free(values);
     }
-    assert_ok(adapter_save(&adapter, directory, "tiny"));
+    assert_ok(adapter_save(&adapter, NULL, directory, "tiny"));
     adapter_free(&adapter);
 }
 
