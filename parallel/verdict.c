@@ -344,10 +344,10 @@ static void reach(const struct work *work, bool *reached, bool *followed) {
     }
 }
 
-/* How right a call is: that nobody it lacks waits for something else first, its waiters, how long
- * it has been waited in. */
+/* How right a call is: that nobody it lacks waits for something else first, that somebody did not
+ * even start it, its waiters, how long it has been waited in. */
 struct weight_of_call {
-    bool first;
+    bool first, missed;
     int waiters;
     int64_t age;
 };
