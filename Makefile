@@ -16,7 +16,7 @@ help: ## this list
 PACKAGES = build-essential cmake ninja-build pkg-config openmpi-bin libopenmpi-dev libhdf5-dev \
   hdf5-tools libmicrohttpd-dev libjansson-dev libpcre2-dev libutf8proc-dev libyaml-dev libxxhash-dev \
   libcurl4-openssl-dev libcmocka-dev libopenblas-dev libdnnl-dev clang clang-format \
-  libclang-rt-14-dev curl jq python3 python3-venv
+  libclang-rt-14-dev curl iproute2 jq python3 python3-venv
 deps: ## install the Debian packages that are missing
 	@missing=$$(dpkg-query -W -f '$${Package} $${Status}\n' $(PACKAGES) 2>/dev/null | \
 	  awk '/install ok installed/ {have[$$1] = 1} END {split("$(PACKAGES)", want, " "); \

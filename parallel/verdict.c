@@ -97,18 +97,23 @@ static enum progress progress_of_peer(const struct work *work, int caller, int p
                     pair_count(theirs, counterpart, me) >= sequence);
 }
 
-/* Whether the call that `caller` is inside lacks the member at `place`. */
-static bool lacks(const struct work *work, int caller, int place) {
+/* How far the member at `place` is with what `caller` is inside; ENTERED where it isn't needed. */
+static enum progress needed(const struct work *work, int caller, int place) {
     const struct verdict_call *call = &work->inside[caller];
-    if (!valid_member(work, call->ring, place)) return false;
+    if (!valid_member(work, call->ring, place)) return ENTERED;
     int rank = call->ring->members[place];
     bool pair = ring_op_pairs((enum ring_op)call->entry->op);
-    if (rank == caller || work->ranks[rank].presence == UNKNOWN) return false;
-    if (pair && place != call->entry->peer) return false;
-    enum progress progress =
-        pair ? progress_of_peer(work, caller, rank, call) : progress_in(work, rank, call);
-    /* who started it and is inside some other call moves it on from there */
-    return progress == ABSENT || (progress == STARTED && !work->inside[rank].entry);
+    if (rank == caller || work->ranks[rank].presence == UNKNOWN) return ENTERED;
+    if (pair && place != call->entry->peer) return ENTERED;
+    return pair ? progress_of_peer(work, caller, rank, call) : progress_in(work, rank, call);
+}
+
+/* Whether the call that `caller` is inside lacks the member at `place`. Who started it and is
+ * inside some other call moves it on from there. */
+static bool lacks(const struct work *work, int caller, int place) {
+    enum progress progress = needed(work, caller, place);
+    if (progress == ENTERED) return false;
+    return progress == ABSENT || !work->inside[work->inside[caller].ring->members[place]].entry;
 }
 
 /* Ranks that the communicator of the caller's call has; 0 when it is inside none. */
@@ -339,16 +344,17 @@ static void reach(const struct work *work, bool *reached, bool *followed) {
     }
 }
 
-/* How right a call is: that nobody it lacks waits for something else first, its waiters, how long
- * it has been waited in. */
+/* How right a call is: that nobody it lacks waits for something else first, that somebody did not
+ * even start it, its waiters, how long it has been waited in. */
 struct weight_of_call {
-    bool first;
+    bool first, missed;
     int waiters;
     int64_t age;
 };
 
 static bool heavier(const struct weight_of_call *a, const struct weight_of_call *b) {
     if (a->first != b->first) return a->first;
+    if (a->missed != b->missed) return a->missed;
     return a->waiters != b->waiters ? a->waiters > b->waiters : a->age > b->age;
 }
 
@@ -365,6 +371,8 @@ static int count_lacking(const struct work *work, int caller, bool waiting) {
 
 static struct weight_of_call weigh(const struct work *work, int caller) {
     struct weight_of_call weight = {.first = count_lacking(work, caller, true) == 0};
+    for (int place = 0; place < members(work, caller) && !weight.missed; place++)
+        weight.missed = needed(work, caller, place) == ABSENT;
     for (int r = 0; r < work->count; r++) {
         if (!same_call(&work->inside[caller], &work->inside[r])) continue;
         int64_t age = work->ranks[r].rings->now - work->inside[r].entry->waiting;

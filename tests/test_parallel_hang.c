@@ -3,8 +3,8 @@
  *     mpirun -n 4 test_parallel_hang FAULT SECONDS FOLDER
  *
  * Every rank walks through a list of calls on the world, on tp (0 1, 2 3) and on dp (0 2, 1 3); in
- * the fourth round one rank does something else at one of them. "none" walks to the end.
- * tests/test_parallel_hang.sh knows what verdicts are right. */
+ * the fourth round one rank does something else at one of them. "none" walks to the end; "walk"
+ * goes on until it is ended. tests/test_parallel_hang.sh knows what verdicts are right. */
 #define _GNU_SOURCE
 #include "kernels/base/clock.h"
 #include "parallel/comm_mpi.h"
@@ -48,22 +48,36 @@ static const struct op {
 };
 enum { OPS = sizeof ops / sizeof *ops, ROUNDS = 8, FAULTY_ROUND = 3 };
 
-enum action { NOTHING, KILL, STOP, SLEEP, SKIP, HALF, DOUBLES, TWICE, SWAP, LEAVE, EXIT, ALONE };
+enum action {
+    NOTHING,
+    KILL,
+    STOP,
+    SLEEP,
+    SKIP,
+    HALF,
+    DOUBLES,
+    TWICE,
+    SWAP,
+    LEAVE,
+    EXIT,
+    ALONE,
+    FOREVER
+};
 
 static const struct fault {
     const char *name;
     int rank, op;
     enum action action;
 } faults[] = {
-    {"none", -1, 0, NOTHING},      {"killed", 2, 1, KILL},        {"killed-first", 0, 1, KILL},
-    {"exited", 3, 6, EXIT},        {"stopped", 1, 1, STOP},       {"stopped-first", 0, 8, STOP},
-    {"asleep", 3, 1, SLEEP},       {"asleep-first", 0, 1, SLEEP}, {"asleep-tp", 3, 0, SLEEP},
-    {"asleep-start", 2, 4, SLEEP}, {"asleep-wait", 1, 5, SLEEP},  {"asleep-send", 0, 2, SLEEP},
-    {"count", 3, 1, HALF},         {"count-gather", 1, 6, HALF},  {"count-send", 2, 2, HALF},
-    {"type", 2, 1, DOUBLES},       {"type-tp", 1, 0, DOUBLES},    {"missed", 2, 1, SKIP},
-    {"missed-start", 1, 4, SKIP},  {"missed-send", 2, 2, SKIP},   {"missed-barrier", 3, 8, SKIP},
-    {"order", 0, 7, SWAP},         {"order-comms", 1, 0, SWAP},   {"extra-tp", 1, 0, TWICE},
-    {"extra-world", 0, 8, ALONE},  {"left", 2, 6, LEAVE},
+    {"none", -1, 0, NOTHING},       {"walk", -1, 0, FOREVER},      {"killed", 2, 1, KILL},
+    {"killed-first", 0, 1, KILL},   {"exited", 3, 6, EXIT},        {"stopped", 1, 1, STOP},
+    {"stopped-first", 0, 8, STOP},  {"asleep", 3, 1, SLEEP},       {"asleep-first", 0, 1, SLEEP},
+    {"asleep-tp", 3, 0, SLEEP},     {"asleep-start", 2, 4, SLEEP}, {"asleep-wait", 1, 5, SLEEP},
+    {"asleep-send", 0, 2, SLEEP},   {"count", 3, 1, HALF},         {"count-gather", 1, 6, HALF},
+    {"count-send", 2, 2, HALF},     {"type", 2, 1, DOUBLES},       {"type-tp", 1, 0, DOUBLES},
+    {"missed", 2, 1, SKIP},         {"missed-start", 1, 4, SKIP},  {"missed-send", 2, 2, SKIP},
+    {"missed-barrier", 3, 8, SKIP}, {"order", 0, 7, SWAP},         {"order-comms", 1, 0, SWAP},
+    {"extra-tp", 1, 0, TWICE},      {"extra-world", 0, 8, ALONE},  {"left", 2, 6, LEAVE},
 };
 
 static struct parallel job;
@@ -178,6 +192,11 @@ static void run_round(const struct fault *fault, bool faulty) {
     }
 }
 
+static void pause_between(int round) {
+    if (round == FAULTY_ROUND) fprintf(stderr, "walking\n");
+    nanosleep(&(struct timespec){.tv_nsec = 20000000}, NULL);
+}
+
 /* The last thing: a rank makes a call too many, the others are busy with something else. */
 static void end_alone(const struct fault *fault) {
     if (fault->action != ALONE) return;
@@ -203,8 +222,10 @@ int main(int argc, char **argv) {
         comm_mpi_open_split(&dp, &job.world, "dp", rank % 2, rank) != STATUS_OK ||
         parallel_watch(&job, atof(argv[2]), argv[3]) != STATUS_OK)
         return 2;
-    for (int round = 0; round < ROUNDS; round++)
+    for (int round = 0; round < ROUNDS || fault->action == FOREVER; round++) {
+        if (fault->action == FOREVER) pause_between(round);
         run_round(fault, round == FAULTY_ROUND && rank == fault->rank);
+    }
     end_alone(fault);
     comm_close(&tp);
     comm_close(&dp);
