@@ -64,6 +64,8 @@ static const struct config_row train_rows[] = {
      .help = "of weights, order and dropout"},
     {"log_every", CONFIG_INT, FIELD(train_options, log_every), "1", .low = 1, .high = 1e9,
      .help = "steps between log lines"},
+    {"tensorboard", CONFIG_BOOL, FIELD(train_options, tensorboard), "true",
+     .help = "write event files for TensorBoard into train.out/tensorboard"},
     {"validate_every", CONFIG_INT, FIELD(train_options, validate_every), "0", .low = 0, .high = 1e9,
      .help = "steps between validations; 0 validates at the end alone"},
     {"checkpoint_every", CONFIG_INT, FIELD(train_options, checkpoint_every), "0", .low = 0,

@@ -36,6 +36,7 @@ struct train_options {
     int64_t threads;
     char *instructions; /* op table */
     bool export_model;
+    bool tensorboard;
 };
 
 struct lora_options {
