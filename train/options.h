@@ -37,6 +37,7 @@ struct train_options {
     char *instructions; /* op table */
     bool export_model;
     bool tensorboard;
+    int64_t trace_step; /* 0 = none */
 };
 
 struct lora_options {

@@ -13,6 +13,7 @@
 #include "parallel/tensor_parallel.h"
 #include "train/optimizer.h"
 #include "train/options.h"
+#include "train/trace.h"
 
 #include <signal.h>
 
@@ -49,6 +50,7 @@ struct trainer {
     int micro_count;
     struct loader_batch *micro; /* (micro_count) of one step */
     int64_t micro_sequences;    /* sequences of the largest */
+    struct trace trace;
 
     int64_t step, steps; /* done, in all */
     int64_t tokens;      /* trained on so far, all ranks */
