@@ -38,6 +38,7 @@ struct train_options {
     bool export_model;
     bool tensorboard;
     int64_t trace_step; /* 0 = none */
+    int64_t slow_rank_every;
 };
 
 struct lora_options {

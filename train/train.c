@@ -111,6 +111,7 @@ static enum status train(struct trainer *t, struct metrics *metrics) {
         TRY(validate_when_due(t, metrics, &losses));
         if (losses.best || report.stop || due(t->options->train.checkpoint_every, t))
             TRY(checkpoint(t, losses.best));
+        TRY(observe_slow_ranks(t));
         TRY(observe_trace(t));
     }
     if (t->step < t->steps)

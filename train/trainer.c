@@ -425,6 +425,7 @@ enum status trainer_open(struct trainer *t, const struct run_options *options,
 
 void trainer_close(struct trainer *t) {
     trace_close(&t->trace);
+    free(t->slow.times);
     optimizer_free(&t->optimizer);
     dp_free(&t->dp);
     tensor_parallel_close(&t->tensor);
