@@ -5,6 +5,7 @@
 /* strata inspect PATH [--json]: what a model file, a token file or a checkpoint holds. */
 int cmd_inspect(int argc, char **argv);
 int cmd_plot(int argc, char **argv);
+int cmd_trace(int argc, char **argv);
 int cmd_train(int argc, char **argv);
 
 #endif

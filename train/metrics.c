@@ -71,10 +71,12 @@ enum status metrics_open(struct metrics *metrics, const struct trainer *t) {
     TRY(drop_lost_lines(path, t->step));
     metrics->file = fopen(path, "ab");
     if (!metrics->file) return status_fail(STATUS_IO, "%s: %s", path, strerror(errno));
-    return STATUS_OK;
+    return gauges_open(&metrics->gauges, t->options->train.out, t->parallel->world.size, t->step,
+                       t->options->train.tensorboard);
 }
 
 void metrics_close(struct metrics *metrics) {
+    gauges_close(&metrics->gauges);
     if (!metrics->file) return;
     progress_end(&metrics->progress);
     fclose(metrics->file);
@@ -126,6 +128,28 @@ static void print_step(struct metrics *metrics, const struct step_report *report
              pace->flops / metrics->peak_flops, peak_resident_mib());
 }
 
+static void fill_gauges(struct metrics *metrics, const struct step_report *report,
+                        const struct pace *pace) {
+    struct gauge_values *values = &metrics->gauges.values;
+    values->step = (double)report->step;
+    values->steps = (double)metrics->trainer->steps;
+    values->loss = report->loss;
+    values->gradient_norm = report->gradient_norm;
+    values->lr = report->lr;
+    values->tokens = (double)metrics->trainer->tokens;
+    values->rate = pace->rate;
+    values->flops = pace->flops;
+    values->mfu = pace->flops / metrics->peak_flops;
+    values->resident_bytes = peak_resident_mib() * 0x1p20;
+}
+
+/* JSON has no NaN and no infinity. */
+static const char *json_number(char text[32], double value) {
+    if (!isfinite(value)) return "null";
+    snprintf(text, 32, "%.17g", value);
+    return text;
+}
+
 enum status metrics_step(struct metrics *metrics, const struct step_report *report) {
     const struct trainer *t = metrics->trainer;
     metrics->held_tokens += report->tokens;
@@ -138,14 +162,17 @@ enum status metrics_step(struct metrics *metrics, const struct step_report *repo
     metrics->held_seconds = 0.0;
     probe_peak(metrics);
     print_step(metrics, report, &pace);
+    fill_gauges(metrics, report, &pace);
+    TRY(gauges_step(&metrics->gauges));
+    char loss[32], norm[32];
     return write_line(metrics,
-                      "{\"kind\":\"train\",\"step\":%lld,\"loss\":%.17g,\"grad_norm\":%.17g,"
+                      "{\"kind\":\"train\",\"step\":%lld,\"loss\":%s,\"grad_norm\":%s,"
                       "\"lr\":%.9g,\"tokens\":%lld,\"tokens_per_second\":%.6g,\"gflops\":%.6g,"
                       "\"mfu\":%.6g,\"rss_mib\":%.6g,\"seconds\":%.3f}\n",
-                      (long long)report->step, report->loss, report->gradient_norm, report->lr,
-                      (long long)t->tokens, pace.rate, pace.flops * 1e-9,
-                      pace.flops / metrics->peak_flops, peak_resident_mib(),
-                      progress_seconds(&metrics->progress));
+                      (long long)report->step, json_number(loss, report->loss),
+                      json_number(norm, report->gradient_norm), report->lr, (long long)t->tokens,
+                      pace.rate, pace.flops * 1e-9, pace.flops / metrics->peak_flops,
+                      peak_resident_mib(), progress_seconds(&metrics->progress));
 }
 
 enum status metrics_validation(struct metrics *metrics, double loss, bool best) {
@@ -154,6 +181,10 @@ enum status metrics_validation(struct metrics *metrics, double loss, bool best) 
     progress_end(&metrics->progress);
     log_line(LOG_INFO, "event=validation step=%lld loss=%.6f perplexity=%.4f best=%s",
              (long long)t->step, loss, exp(loss), best ? "yes" : "no");
+    metrics->gauges.values.step = (double)t->step;
+    metrics->gauges.values.validation_loss = loss;
+    metrics->gauges.values.perplexity = exp(loss);
+    TRY(gauges_validation(&metrics->gauges));
     return write_line(
         metrics, "{\"kind\":\"validation\",\"step\":%lld,\"loss\":%.17g,\"perplexity\":%.9g}\n",
         (long long)t->step, loss, fmin(exp(loss), DBL_MAX)); /* JSON has no infinity */

@@ -2,12 +2,14 @@
  *   {"kind":"train","step":..,"loss":..,"grad_norm":..,"lr":..,"tokens":..,"tokens_per_second":..,
  *    "gflops":..,"mfu":..,"rss_mib":..,"seconds":..}
  *   {"kind":"validation","step":..,"loss":..,"perplexity":..}
- * loss and grad_norm have 17 digits: runs that computed the same have the same text there. rss_mib
- * is the peak of rank 0's process so far. */
+ * loss and grad_norm have 17 digits: runs that computed the same have the same text there; null
+ * where one isn't finite. rss_mib is the peak of rank 0's process so far. The same figures go where
+ * monitors look for them (train/gauges.h). */
 #ifndef STRATA_TRAIN_METRICS_H
 #define STRATA_TRAIN_METRICS_H
 
 #include "core/progress.h"
+#include "train/gauges.h"
 #include "train/trainer.h"
 
 #include <stdio.h>
@@ -15,6 +17,7 @@
 struct metrics {
     const struct trainer *trainer;
     FILE *file;               /* NULL on ranks other than 0 */
+    struct gauges gauges;     /* not open there */
     struct progress progress; /* a bar instead of lines where standard error is a terminal */
     double flops_per_token;
     double peak_flops; /* of all ranks together: the best of all probes so far */

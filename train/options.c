@@ -64,6 +64,15 @@ static const struct config_row train_rows[] = {
      .help = "of weights, order and dropout"},
     {"log_every", CONFIG_INT, FIELD(train_options, log_every), "1", .low = 1, .high = 1e9,
      .help = "steps between log lines"},
+    {"tensorboard", CONFIG_BOOL, FIELD(train_options, tensorboard), "true",
+     .help = "write event files for TensorBoard into train.out/tensorboard"},
+    {"trace_step", CONFIG_INT, FIELD(train_options, trace_step), "0", .low = 0, .high = 1e9,
+     .help = "write what every rank did in this step, and when, to train.out/trace-step-N.json; "
+             "0 = none"},
+    {"slow_rank_every", CONFIG_INT, FIELD(train_options, slow_rank_every), "50", .low = 0,
+     .high = 1e9,
+     .help = "steps between comparisons of how long ranks computed; one that stays 10% above the "
+             "median is named in a warning; 0 never compares"},
     {"validate_every", CONFIG_INT, FIELD(train_options, validate_every), "0", .low = 0, .high = 1e9,
      .help = "steps between validations; 0 validates at the end alone"},
     {"checkpoint_every", CONFIG_INT, FIELD(train_options, checkpoint_every), "0", .low = 0,

@@ -36,6 +36,9 @@ struct train_options {
     int64_t threads;
     char *instructions; /* op table */
     bool export_model;
+    bool tensorboard;
+    int64_t trace_step; /* 0 = none */
+    int64_t slow_rank_every;
 };
 
 struct lora_options {

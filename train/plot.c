@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "train/plot.h"
 
+#include "train/svg.h"
+
 #include <errno.h>
 #include <jansson.h>
 #include <math.h>
@@ -106,42 +108,8 @@ enum {
     RATE_HEIGHT = 160,
     GAP = 66,
     BOTTOM = 56,
-    MAX_POINTS = 1000,
-    MAX_TICKS = 8
+    MAX_POINTS = 1000
 };
-
-/* Told apart also by those who see few colours (Okabe and Ito's palette). */
-static const char *const colours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
-                                      "#e69f00", "#56b4e9", "#000000", "#8c6d31"};
-
-struct axis {
-    double low, high, tick; /* ticks at multiples of `tick` */
-    int start, end;         /* pixels; start is that of `low` */
-};
-
-/* 1, 2 or 5 times a power of ten: at most MAX_TICKS of them in the range. */
-static double nice_tick(double range) {
-    double power = pow(10.0, floor(log10(range / MAX_TICKS)));
-    static const double steps[] = {1.0, 2.0, 5.0, 10.0};
-    for (int i = 0; i < 4; i++)
-        if (range / (steps[i] * power) <= MAX_TICKS) return steps[i] * power;
-    return 10.0 * power;
-}
-
-/* Widened to whole ticks. */
-static struct axis axis_over(double low, double high, int start, int end) {
-    if (!(high > low)) {
-        double margin = fabs(low) > 0.0 ? 0.05 * fabs(low) : 1.0;
-        low -= margin;
-        high += margin;
-    }
-    double tick = nice_tick(high - low);
-    return (struct axis){floor(low / tick) * tick, ceil(high / tick) * tick, tick, start, end};
-}
-
-static double place(const struct axis *axis, double value) {
-    return axis->start + (value - axis->low) / (axis->high - axis->low) * (axis->end - axis->start);
-}
 
 static void widen(const struct plot_series *series, double *low, double *high) {
     for (int64_t i = 0; i < series->count; i++) {
@@ -150,34 +118,13 @@ static void widen(const struct plot_series *series, double *low, double *high) {
     }
 }
 
-static void print_text(FILE *out, const char *text) {
-    for (; *text; text++) {
-        if (*text == '<')
-            fputs("&lt;", out);
-        else if (*text == '&')
-            fputs("&amp;", out);
-        else if ((unsigned char)*text >= ' ')
-            fputc(*text, out);
-    }
-}
-
-/* 12000 -> 12k, 2500000 -> 2.5M */
-static void format_tick(char text[32], double value) {
-    if (fabs(value) < 1e-9) value = 0.0;
-    if (fabs(value) >= 1e6)
-        snprintf(text, 32, "%gM", value * 1e-6);
-    else if (fabs(value) >= 1e4)
-        snprintf(text, 32, "%gk", value * 1e-3);
-    else
-        snprintf(text, 32, "%.6g", value);
-}
-
-static void draw_axes(FILE *out, const struct axis *x, const struct axis *y, const char *label) {
+static void draw_axes(FILE *out, const struct svg_axis *x, const struct svg_axis *y,
+                      const char *label) {
     char text[32];
     int64_t ticks = llround((y->high - y->low) / y->tick);
     for (int64_t i = 0; i <= ticks; i++) {
-        double value = y->low + (double)i * y->tick, at = place(y, value);
-        format_tick(text, value);
+        double value = y->low + (double)i * y->tick, at = svg_place(y, value);
+        svg_format_tick(text, value);
         fprintf(out,
                 "<line class=\"grid\" x1=\"%d\" y1=\"%.1f\" x2=\"%d\" y2=\"%.1f\"/>"
                 "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%s</text>\n",
@@ -185,8 +132,8 @@ static void draw_axes(FILE *out, const struct axis *x, const struct axis *y, con
     }
     ticks = llround((x->high - x->low) / x->tick);
     for (int64_t i = 0; i <= ticks; i++) {
-        double value = x->low + (double)i * x->tick, at = place(x, value);
-        format_tick(text, value);
+        double value = x->low + (double)i * x->tick, at = svg_place(x, value);
+        svg_format_tick(text, value);
         fprintf(out,
                 "<line class=\"grid\" x1=\"%.1f\" y1=\"%d\" x2=\"%.1f\" y2=\"%d\"/>"
                 "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%s</text>\n",
@@ -200,7 +147,7 @@ static void draw_axes(FILE *out, const struct axis *x, const struct axis *y, con
 }
 
 /* Means of neighbours where there are too many points to see. */
-static void draw_line(FILE *out, const struct axis *x, const struct axis *y,
+static void draw_line(FILE *out, const struct svg_axis *x, const struct svg_axis *y,
                       const struct plot_series *series, const char *colour, bool dashed) {
     int64_t bucket = (series->count + MAX_POINTS - 1) / MAX_POINTS;
     if (series->count == 0) return;
@@ -213,24 +160,23 @@ static void draw_line(FILE *out, const struct axis *x, const struct axis *y,
             step += series->step[i];
             value += series->value[i];
         }
-        fprintf(out, "%s%.2f,%.2f", first ? " " : "", place(x, step / (double)(end - first)),
-                place(y, value / (double)(end - first)));
+        fprintf(out, "%s%.2f,%.2f", first ? " " : "", svg_place(x, step / (double)(end - first)),
+                svg_place(y, value / (double)(end - first)));
     }
     fprintf(out, "\"/>\n");
 }
 
-static void draw_dots(FILE *out, const struct axis *x, const struct axis *y,
+static void draw_dots(FILE *out, const struct svg_axis *x, const struct svg_axis *y,
                       const struct plot_series *series, const char *colour) {
     if (series->count > MAX_POINTS / 4) return;
     for (int64_t i = 0; i < series->count; i++)
         fprintf(out, "<circle cx=\"%.2f\" cy=\"%.2f\" r=\"3\" fill=\"%s\"/>\n",
-                place(x, series->step[i]), place(y, series->value[i]), colour);
+                svg_place(x, series->step[i]), svg_place(y, series->value[i]), colour);
 }
 
 static const char *colour_of(int run, bool validation, int count) {
-    int colour_count = (int)(sizeof colours / sizeof *colours);
     /* one run: another colour tells validation; several: a colour a run */
-    return colours[count == 1 ? (validation ? 1 : 0) : run % colour_count];
+    return svg_colours[count == 1 ? (validation ? 1 : 0) : run % SVG_COLOURS];
 }
 
 static int draw_legend_entry(FILE *out, int y, const char *name, const char *what,
@@ -239,7 +185,7 @@ static int draw_legend_entry(FILE *out, int y, const char *name, const char *wha
             "<line stroke=\"%s\" stroke-width=\"2\"%s x1=\"%d\" y1=\"%d\" x2=\"%d\" y2=\"%d\"/>",
             colour, validation ? " stroke-dasharray=\"6 4\"" : "", LEFT, y, LEFT + 28, y);
     fprintf(out, "<text x=\"%d\" y=\"%d\">", LEFT + 36, y + 4);
-    print_text(out, name);
+    svg_print_text(out, name);
     fprintf(out, " %s</text>\n", what);
     return y + LEGEND_LINE;
 }
@@ -278,9 +224,9 @@ static void draw(FILE *out, const struct plot_run *runs, int count) {
     }
     int top = TOP + legend_lines(runs, count) * LEGEND_LINE, middle = top + LOSS_HEIGHT;
     int floor_y = middle + GAP + RATE_HEIGHT;
-    struct axis x = axis_over(0.0, last, LEFT, WIDTH - RIGHT);
-    struct axis losses = axis_over(low, high, middle, top);
-    struct axis rates = axis_over(0.0, fastest, floor_y, middle + GAP);
+    struct svg_axis x = svg_axis_over(0.0, last, LEFT, WIDTH - RIGHT);
+    struct svg_axis losses = svg_axis_over(low, high, middle, top);
+    struct svg_axis rates = svg_axis_over(0.0, fastest, floor_y, middle + GAP);
     draw_header(out, runs, count, floor_y + BOTTOM);
     draw_axes(out, &x, &losses, "loss");
     draw_axes(out, &x, &rates, "tokens / s");

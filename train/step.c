@@ -4,6 +4,7 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/units.h"
 #include "train/diagnose.h"
+#include "train/observe.h"
 #include "train/schedule.h"
 #include "train/trainer.h"
 
@@ -96,16 +97,27 @@ static void reduce_layer(void *context, int layer) {
     dp_layer_done(&t->dp, layer);
 }
 
+static struct trace_span begin_layers(const struct trainer *t, enum trace_kind kind, int index) {
+    const struct shard *shard = &t->model.shard;
+    return trace_begin(&t->trace, kind, index, shard->first_layer, shard->end_layer);
+}
+
 static void run_microbatch(struct trainer *t, int index, double *loss) {
     bool last = index == t->micro_count - 1;
     struct adapter_span span;
     if (t->micro[index].tokens == 0) return;
     const struct batch batch = view_batch(t, &t->micro[index], &span, true);
     t->ws.stream.where.microbatch = index;
+    struct trace_span trace = begin_layers(t, TRACE_FORWARD, index);
     stage_forward(&t->ws.exec, &t->model, &batch, &t->ws.acts);
+    trace_end(&t->trace, &trace);
+    trace = trace_begin(&t->trace, TRACE_LOSS, index, TRACE_NONE, TRACE_NONE);
     head_loss(&t->ws.exec, &t->model, &batch, t->ws.acts.hidden, t->d_hidden, loss, NULL);
+    trace_end(&t->trace, &trace);
+    trace = begin_layers(t, TRACE_BACKWARD, index);
     stage_backward(&t->ws.exec, &t->model, &batch, &t->ws.acts, t->d_hidden,
                    last ? reduce_layer : NULL, t);
+    trace_end(&t->trace, &trace);
     t->ws.stream.where = (struct where){0};
 }
 
@@ -143,12 +155,17 @@ static float clip_scale(const struct trainer *t, double norm) {
     return clip > 0.0 && norm > clip ? (float)(clip / norm) : 1.0f;
 }
 
-enum status trainer_step(struct trainer *t, struct step_report *report) {
+static enum status take_step(struct trainer *t, struct step_report *report) {
     const struct train_options *o = &t->options->train;
     double start = clock_seconds();
     *report = (struct step_report){.step = t->step + 1};
-    TRY(normalise_weights(t, read_microbatches(t), report));
+    struct trace_span span = trace_begin_phase(&t->trace, TRACE_DATA);
+    enum status read = read_microbatches(t);
+    trace_end(&t->trace, &span);
+    TRY(normalise_weights(t, read, report));
+    span = trace_begin_phase(&t->trace, TRACE_OPTIMIZER);
     dp_zero(&t->dp);
+    trace_end(&t->trace, &span);
     double mine = 0.0;
     for (int i = 0; i < t->micro_count; i++) {
         run_microbatch(t, i, &mine);
@@ -157,7 +174,9 @@ enum status trainer_step(struct trainer *t, struct step_report *report) {
     tensor_parallel_finish(&t->tensor);
     dp_finish(&t->dp);
     sum_loss(t, mine, report);
+    span = trace_begin_phase(&t->trace, TRACE_OPTIMIZER);
     report->gradient_norm = optimizer_gradient_norm(&t->optimizer, &t->ws.exec);
+    trace_end(&t->trace, &span);
     take_first_ranks_figures(t, report);
     TRY(agree_on_numbers(t, report, mine));
 
@@ -169,11 +188,20 @@ enum status trainer_step(struct trainer *t, struct step_report *report) {
                                           .weight_decay = o->weight_decay,
                                           .step = report->step,
                                           .grad_scale = clip_scale(t, report->gradient_norm)};
+    span = trace_begin_phase(&t->trace, TRACE_OPTIMIZER);
     optimizer_update(&t->optimizer, &t->ws.exec, &update);
+    trace_end(&t->trace, &span);
     t->step++;
     t->tokens += report->tokens;
     report->seconds = clock_seconds() - start;
     return stream_check(&t->ws.stream);
+}
+
+enum status trainer_step(struct trainer *t, struct step_report *report) {
+    observe_begin(t);
+    enum status status = take_step(t, report);
+    observe_end(t);
+    return status;
 }
 
 static enum status validate_batch(struct trainer *t, int64_t first, int64_t count, double sums[2]) {

@@ -5,6 +5,7 @@
 #include "core/log.h"
 #include "kernels/base/units.h"
 #include "train/metrics.h"
+#include "train/observe.h"
 #include "train/result.h"
 #include "train/run_directory.h"
 
@@ -84,11 +85,20 @@ static enum status validate_when_due(struct trainer *t, struct metrics *metrics,
     losses->best = false;
     if (!t->validation || !due(t->options->train.validate_every, t)) return STATUS_OK;
     double loss;
+    struct trace_span span = trace_begin_phase(&t->trace, TRACE_VALIDATION);
     TRY(trainer_validate(t, &loss));
+    trace_end(&t->trace, &span);
     losses->validation = loss;
     losses->best = loss < t->best_loss;
     if (losses->best) t->best_loss = loss;
     return parallel_agree(&t->parallel->world, metrics_validation(metrics, loss, losses->best));
+}
+
+static enum status checkpoint(struct trainer *t, bool best) {
+    struct trace_span span = trace_begin_phase(&t->trace, TRACE_CHECKPOINT);
+    TRY(trainer_checkpoint(t, best));
+    trace_end(&t->trace, &span);
+    return STATUS_OK;
 }
 
 static enum status train(struct trainer *t, struct metrics *metrics) {
@@ -100,7 +110,9 @@ static enum status train(struct trainer *t, struct metrics *metrics) {
         TRY(parallel_agree(&t->parallel->world, metrics_step(metrics, &report)));
         TRY(validate_when_due(t, metrics, &losses));
         if (losses.best || report.stop || due(t->options->train.checkpoint_every, t))
-            TRY(trainer_checkpoint(t, losses.best));
+            TRY(checkpoint(t, losses.best));
+        TRY(observe_slow_ranks(t));
+        TRY(observe_trace(t));
     }
     if (t->step < t->steps)
         return status_fail(STATUS_CANCELLED, "stopped at step %lld of %lld, checkpoint written",

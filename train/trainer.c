@@ -280,6 +280,7 @@ static enum status open_parts(struct trainer *t) {
     TRY(open_data(t));
     TRY(plan_steps(t));
     TRY(plan_microbatches(t));
+    if (t->options->train.trace_step) TRY(trace_open(&t->trace));
     return open_memory(t);
 }
 
@@ -423,6 +424,8 @@ enum status trainer_open(struct trainer *t, const struct run_options *options,
 }
 
 void trainer_close(struct trainer *t) {
+    trace_close(&t->trace);
+    free(t->slow.times);
     optimizer_free(&t->optimizer);
     dp_free(&t->dp);
     tensor_parallel_close(&t->tensor);

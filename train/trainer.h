@@ -13,6 +13,8 @@
 #include "parallel/tensor_parallel.h"
 #include "train/optimizer.h"
 #include "train/options.h"
+#include "train/slow_rank.h"
+#include "train/trace.h"
 
 #include <signal.h>
 
@@ -49,6 +51,12 @@ struct trainer {
     int micro_count;
     struct loader_batch *micro; /* (micro_count) of one step */
     int64_t micro_sequences;    /* sequences of the largest */
+    struct trace trace;
+    struct {
+        struct slow_rank_window mine; /* since the last comparison */
+        double before;                /* trace.compute at that time */
+        int *times;                   /* (ranks), from the first comparison on */
+    } slow;
 
     int64_t step, steps; /* done, in all */
     int64_t tokens;      /* trained on so far, all ranks */
