@@ -6,6 +6,7 @@
 
 #include <ftw.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 enum { DOCUMENTS = 23, TEXT_BYTES = 4096 };
 
@@ -105,10 +106,11 @@ static void run_open(struct run *run, const struct layout_site *site, const char
     describe_model(site, row, model);
     snprintf(text, sizeof text,
              "model: {%s}\n"
-             "data: {train: [%s/tokens.h5], sequence_length: 24, packing: off}\n"
+             "data: {train: [%s/tokens.h5], validation: [%s/tokens.h5], sequence_length: 24, "
+             "packing: off}\n"
              "train: {out: %s/%s, steps: %d, lr: 1e-3, warmup: 4, threads: 1, keep: 100,"
              " eps: 1e-3}\n",
-             model, site->folder, site->folder, name, LAYOUT_STEPS);
+             model, site->folder, site->folder, site->folder, name, LAYOUT_STEPS);
     for (int i = 0; i < LAYOUT_ARGUMENTS && row->training[i]; i++)
         arguments[count++] = (char *)(uintptr_t)row->training[i];
     for (int i = 0; layout && i < LAYOUT_ARGUMENTS && layout[i]; i++)
@@ -128,6 +130,30 @@ static void run_close(struct run *run) {
     config_free(run->tables, RUN_TABLES);
 }
 
+/* The weights of every trained parameter are, bit for bit, those of all ranks with the same place
+ * in the model. */
+static void check_holders(struct trainer *t) {
+    struct comm *world = &t->parallel->world;
+    int64_t *hashes = calloc((size_t)world->size, sizeof *hashes);
+    assert_non_null(hashes);
+    struct mesh_place mine = mesh_place(&t->mesh, world->rank);
+    for (int i = 0; i < t->param_count; i++) {
+        const struct weight *w = &t->params[i]->w;
+        int64_t hash = (int64_t)XXH3_64bits(w->data, weight_bytes(w->layout, w->rows, w->cols));
+        comm_all_gather(world, &t->ws.stream, hashes, &hash, 1, DTYPE_I64);
+        for (int r = 0; r < world->size; r++) {
+            struct mesh_place place = mesh_place(&t->mesh, r);
+            bool same =
+                place.at[MESH_PP] == mine.at[MESH_PP] &&
+                place.at[MESH_TP] / t->params[i]->copies == mine.at[MESH_TP] / t->params[i]->copies;
+            if (same && hashes[r] != hash)
+                fail_msg("%s differs between ranks %d and %d", t->params[i]->name, world->rank, r);
+        }
+    }
+    free(hashes);
+    assert_ok(stream_check(&t->ws.stream));
+}
+
 void layout_train(const struct layout_site *site, const char *name, const struct layout_case *row,
                   const char *const *layout, struct parallel *parallel, int first, int end,
                   struct layout_result *result) {
@@ -141,7 +167,11 @@ void layout_train(const struct layout_site *site, const char *name, const struct
         result->norms[step] = report.gradient_norm;
         if (step == 0 || step + 1 == end) assert_ok(trainer_checkpoint(&run.trainer, false));
     }
-    if (end == LAYOUT_STEPS) assert_ok(result_export(&run.trainer));
+    if (end == LAYOUT_STEPS) {
+        assert_ok(trainer_validate(&run.trainer, &result->validation));
+        assert_ok(result_export(&run.trainer));
+    }
+    check_holders(&run.trainer);
     run_close(&run);
 }
 
@@ -237,6 +267,7 @@ static void take(struct worst *worst, double value, const char *name) {
 void layout_check(const struct layout_case *row, const struct layout_result *want,
                   const struct layout_result *got, int first) {
     double losses = figure_difference(want->losses, got->losses, first);
+    losses = fmax(losses, fabs(want->validation - got->validation) / want->validation);
     double norms = figure_difference(want->norms, got->norms, first);
     struct worst gradients = {0.0, "none"}, weights = {0.0, "none"};
     assert_int_equal(want->count, got->count);
