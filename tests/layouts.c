@@ -10,12 +10,6 @@
 
 enum { DOCUMENTS = 23, TEXT_BYTES = 4096 };
 
-struct run {
-    struct run_options options;
-    struct config_table tables[RUN_TABLES];
-    struct trainer trainer;
-};
-
 static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *place) {
     (void)info, (void)type, (void)place;
     return remove(path);
@@ -97,9 +91,9 @@ static void describe_model(const struct layout_site *site, const struct layout_c
 
 /* eps is large: Adam makes a step of any gradient above it, also of the rounding that is left where
  * a gradient is 0. */
-static void run_open(struct run *run, const struct layout_site *site, const char *name,
-                     const struct layout_case *row, const char *const *layout,
-                     struct parallel *parallel) {
+void layout_open(struct layout_run *run, const struct layout_site *site, const char *name,
+                 const struct layout_case *row, const char *const *layout,
+                 struct parallel *parallel) {
     char text[2 * TEXT_BYTES], model[TEXT_BYTES], *arguments[2 * LAYOUT_ARGUMENTS];
     int count = 0;
     memset(run, 0, sizeof *run);
@@ -125,7 +119,7 @@ static void run_open(struct run *run, const struct layout_site *site, const char
     assert_ok(trainer_open(&run->trainer, &run->options, parallel));
 }
 
-static void run_close(struct run *run) {
+void layout_close(struct layout_run *run) {
     trainer_close(&run->trainer);
     config_free(run->tables, RUN_TABLES);
 }
@@ -154,11 +148,23 @@ static void check_holders(struct trainer *t) {
     assert_ok(stream_check(&t->ws.stream));
 }
 
+/* The plan is what the ranks that have most take. */
+static void check_plan(struct layout_run *run) {
+    struct trainer *t = &run->trainer;
+    struct trainer_memory planned, taken = trainer_memory(t);
+    int64_t largest = (int64_t)trainer_memory_total(&taken);
+    comm_all_reduce(&t->parallel->world, &t->ws.stream, &largest, 1, DTYPE_I64, COMM_MAX);
+    assert_ok(stream_check(&t->ws.stream));
+    assert_ok(trainer_plan(&run->options, t->parallel->world.size, &planned));
+    assert_int_equal(largest, trainer_memory_total(&planned));
+}
+
 void layout_train(const struct layout_site *site, const char *name, const struct layout_case *row,
                   const char *const *layout, struct parallel *parallel, int first, int end,
                   struct layout_result *result) {
-    static struct run run;
-    run_open(&run, site, name, row, layout, parallel);
+    static struct layout_run run;
+    layout_open(&run, site, name, row, layout, parallel);
+    check_plan(&run);
     assert_int_equal(run.trainer.step, first);
     for (int step = first; step < end; step++) {
         struct step_report report;
@@ -172,7 +178,7 @@ void layout_train(const struct layout_site *site, const char *name, const struct
         assert_ok(result_export(&run.trainer));
     }
     check_holders(&run.trainer);
-    run_close(&run);
+    layout_close(&run);
 }
 
 /* m after one step is (1 - beta1) * clip_scale * gradient. */
@@ -182,8 +188,8 @@ static void unscale(float *values, int64_t count, const struct run_options *opti
     for (int64_t i = 0; i < count; i++) values[i] = (float)((double)values[i] / scale);
 }
 
-static void read_tensors(const struct run *run, const struct layout_result *result, int64_t step,
-                         const char *kind, bool weights) {
+static void read_tensors(const struct layout_run *run, const struct layout_result *result,
+                         int64_t step, const char *kind, bool weights) {
     struct checkpoint_slab *slabs = calloc((size_t)result->count, sizeof *slabs);
     char(*names)[CHECKPOINT_NAME_BYTES] = calloc((size_t)result->count, sizeof *names);
     char path[512];
@@ -212,10 +218,10 @@ static void read_tensors(const struct run *run, const struct layout_result *resu
 /* Opens the run on one rank, to know its tensors. */
 void layout_read(const struct layout_site *site, const char *name, const struct layout_case *row,
                  struct layout_result *result) {
-    static struct run run;
+    static struct layout_run run;
     struct parallel alone = {.node_size = 1, .threads = 1, .node_cpus = 1};
     comm_open_self(&alone.world, "world");
-    run_open(&run, site, name, row, NULL, &alone);
+    layout_open(&run, site, name, row, NULL, &alone);
     result->count = run.trainer.param_count;
     result->tensors = calloc((size_t)result->count, sizeof *result->tensors);
     assert_non_null(result->tensors);
@@ -232,7 +238,7 @@ void layout_read(const struct layout_site *site, const char *name, const struct 
     for (int i = 0; i < result->count; i++)
         unscale(result->tensors[i].gradient, result->tensors[i].elements, &run.options,
                 result->norms[0]);
-    run_close(&run);
+    layout_close(&run);
 }
 
 /* |a - b| / |a| */

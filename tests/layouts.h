@@ -45,6 +45,18 @@ struct layout_site {
 void layout_site_open(struct layout_site *site, struct parallel *job);
 void layout_site_close(struct layout_site *site);
 
+/* A run in FOLDER/`name`, going on where it is; `layout` NULL is one rank. Collective over
+ * parallel. Large: not for the stack. */
+struct layout_run {
+    struct run_options options;
+    struct config_table tables[RUN_TABLES];
+    struct trainer trainer;
+};
+void layout_open(struct layout_run *run, const struct layout_site *site, const char *name,
+                 const struct layout_case *row, const char *const *layout,
+                 struct parallel *parallel);
+void layout_close(struct layout_run *run);
+
 /* What a run came to; rank 0 alone has the tensors. */
 struct layout_result {
     double losses[LAYOUT_STEPS], norms[LAYOUT_STEPS], validation;
@@ -57,10 +69,9 @@ struct layout_result {
 };
 void layout_result_free(struct layout_result *result);
 
-/* Steps [first, end) of a run in FOLDER/`run`, going on where it is, with `parallel`'s ranks;
- * `layout` NULL is one rank. A checkpoint is written behind step 1 and the last, and the
- * run's last validates and exports too. What several ranks hold must be the same on all of them.
- * Collective over parallel. */
+/* Steps [first, end) of a run. A checkpoint is written behind step 1 and the last, and the
+ * run's last validates and exports too. What several ranks hold must be the same on all of them,
+ * and the memory what was planned. Collective over parallel. */
 void layout_train(const struct layout_site *site, const char *run, const struct layout_case *row,
                   const char *const *layout, struct parallel *parallel, int first, int end,
                   struct layout_result *result);

@@ -249,6 +249,26 @@ static void test_a_checkpoint_goes_on_on_one_rank(void **state) {
     layout_site_close(&site);
 }
 
+/* One rank's slice of a weight is broken: the others say so too, and nobody waits. */
+static void test_a_broken_slice_is_named(void **state) {
+    static const struct layout_case row = {
+        "broken", 2, "llama", LIMITS_FP32_CUT, {"train.global_batch=2"}, {TP2}};
+    static struct layout_run run;
+    struct layout_site site;
+    struct step_report report;
+    (void)state;
+    if (job.world.size != 2) return;
+    layout_site_open(&site, &job);
+    layout_open(&run, &site, "shared", &row, row.layout, &job);
+    struct param *param = model_param(&run.trainer.model, WEIGHT_DOWN, 1);
+    if (job.world.rank == 1) *(float *)param->w.data = NAN;
+    assert_int_equal(trainer_step(&run.trainer, &report), STATUS_NUMERIC);
+    if (!strstr(status_message(), "weight model.layers.1.mlp.down_proj.weight"))
+        fail_msg("%s", status_message());
+    layout_close(&run);
+    layout_site_close(&site);
+}
+
 /* A run's options by themselves. */
 struct settings {
     struct run_options options;
@@ -320,6 +340,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_the_result_is_exported_whole),
         cmocka_unit_test(test_a_checkpoint_goes_on_under_other_layouts),
         cmocka_unit_test(test_a_checkpoint_goes_on_on_one_rank),
+        cmocka_unit_test(test_a_broken_slice_is_named),
         cmocka_unit_test(test_what_can_not_be_shared_is_said),
         cmocka_unit_test(test_a_plan_counts_one_ranks_part),
     };
