@@ -6,14 +6,9 @@
 
 #include <ftw.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 enum { DOCUMENTS = 23, TEXT_BYTES = 4096 };
-
-struct run {
-    struct run_options options;
-    struct config_table tables[RUN_TABLES];
-    struct trainer trainer;
-};
 
 static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *place) {
     (void)info, (void)type, (void)place;
@@ -96,19 +91,20 @@ static void describe_model(const struct layout_site *site, const struct layout_c
 
 /* eps is large: Adam makes a step of any gradient above it, also of the rounding that is left where
  * a gradient is 0. */
-static void run_open(struct run *run, const struct layout_site *site, const char *name,
-                     const struct layout_case *row, const char *const *layout,
-                     struct parallel *parallel) {
+void layout_open(struct layout_run *run, const struct layout_site *site, const char *name,
+                 const struct layout_case *row, const char *const *layout,
+                 struct parallel *parallel) {
     char text[2 * TEXT_BYTES], model[TEXT_BYTES], *arguments[2 * LAYOUT_ARGUMENTS];
     int count = 0;
     memset(run, 0, sizeof *run);
     describe_model(site, row, model);
     snprintf(text, sizeof text,
              "model: {%s}\n"
-             "data: {train: [%s/tokens.h5], sequence_length: 24, packing: off}\n"
+             "data: {train: [%s/tokens.h5], validation: [%s/tokens.h5], sequence_length: 24, "
+             "packing: off}\n"
              "train: {out: %s/%s, steps: %d, lr: 1e-3, warmup: 4, threads: 1, keep: 100,"
              " eps: 1e-3}\n",
-             model, site->folder, site->folder, name, LAYOUT_STEPS);
+             model, site->folder, site->folder, site->folder, name, LAYOUT_STEPS);
     for (int i = 0; i < LAYOUT_ARGUMENTS && row->training[i]; i++)
         arguments[count++] = (char *)(uintptr_t)row->training[i];
     for (int i = 0; layout && i < LAYOUT_ARGUMENTS && layout[i]; i++)
@@ -123,16 +119,52 @@ static void run_open(struct run *run, const struct layout_site *site, const char
     assert_ok(trainer_open(&run->trainer, &run->options, parallel));
 }
 
-static void run_close(struct run *run) {
+void layout_close(struct layout_run *run) {
     trainer_close(&run->trainer);
     config_free(run->tables, RUN_TABLES);
+}
+
+/* The weights of every trained parameter are, bit for bit, those of all ranks with the same place
+ * in the model. */
+static void check_holders(struct trainer *t) {
+    struct comm *world = &t->parallel->world;
+    int64_t *hashes = calloc((size_t)world->size, sizeof *hashes);
+    assert_non_null(hashes);
+    struct mesh_place mine = mesh_place(&t->mesh, world->rank);
+    for (int i = 0; i < t->param_count; i++) {
+        const struct weight *w = &t->params[i]->w;
+        int64_t hash = (int64_t)XXH3_64bits(w->data, weight_bytes(w->layout, w->rows, w->cols));
+        comm_all_gather(world, &t->ws.stream, hashes, &hash, 1, DTYPE_I64);
+        for (int r = 0; r < world->size; r++) {
+            struct mesh_place place = mesh_place(&t->mesh, r);
+            bool same =
+                place.at[MESH_PP] == mine.at[MESH_PP] &&
+                place.at[MESH_TP] / t->params[i]->copies == mine.at[MESH_TP] / t->params[i]->copies;
+            if (same && hashes[r] != hash)
+                fail_msg("%s differs between ranks %d and %d", t->params[i]->name, world->rank, r);
+        }
+    }
+    free(hashes);
+    assert_ok(stream_check(&t->ws.stream));
+}
+
+/* The plan is what the ranks that have most take. */
+static void check_plan(struct layout_run *run) {
+    struct trainer *t = &run->trainer;
+    struct trainer_memory planned, taken = trainer_memory(t);
+    int64_t largest = (int64_t)trainer_memory_total(&taken);
+    comm_all_reduce(&t->parallel->world, &t->ws.stream, &largest, 1, DTYPE_I64, COMM_MAX);
+    assert_ok(stream_check(&t->ws.stream));
+    assert_ok(trainer_plan(&run->options, t->parallel->world.size, &planned));
+    assert_int_equal(largest, trainer_memory_total(&planned));
 }
 
 void layout_train(const struct layout_site *site, const char *name, const struct layout_case *row,
                   const char *const *layout, struct parallel *parallel, int first, int end,
                   struct layout_result *result) {
-    static struct run run;
-    run_open(&run, site, name, row, layout, parallel);
+    static struct layout_run run;
+    layout_open(&run, site, name, row, layout, parallel);
+    check_plan(&run);
     assert_int_equal(run.trainer.step, first);
     for (int step = first; step < end; step++) {
         struct step_report report;
@@ -141,8 +173,12 @@ void layout_train(const struct layout_site *site, const char *name, const struct
         result->norms[step] = report.gradient_norm;
         if (step == 0 || step + 1 == end) assert_ok(trainer_checkpoint(&run.trainer, false));
     }
-    if (end == LAYOUT_STEPS) assert_ok(result_export(&run.trainer));
-    run_close(&run);
+    if (end == LAYOUT_STEPS) {
+        assert_ok(trainer_validate(&run.trainer, &result->validation));
+        assert_ok(result_export(&run.trainer));
+    }
+    check_holders(&run.trainer);
+    layout_close(&run);
 }
 
 /* m after one step is (1 - beta1) * clip_scale * gradient. */
@@ -152,8 +188,8 @@ static void unscale(float *values, int64_t count, const struct run_options *opti
     for (int64_t i = 0; i < count; i++) values[i] = (float)((double)values[i] / scale);
 }
 
-static void read_tensors(const struct run *run, const struct layout_result *result, int64_t step,
-                         const char *kind, bool weights) {
+static void read_tensors(const struct layout_run *run, const struct layout_result *result,
+                         int64_t step, const char *kind, bool weights) {
     struct checkpoint_slab *slabs = calloc((size_t)result->count, sizeof *slabs);
     char(*names)[CHECKPOINT_NAME_BYTES] = calloc((size_t)result->count, sizeof *names);
     char path[512];
@@ -182,10 +218,10 @@ static void read_tensors(const struct run *run, const struct layout_result *resu
 /* Opens the run on one rank, to know its tensors. */
 void layout_read(const struct layout_site *site, const char *name, const struct layout_case *row,
                  struct layout_result *result) {
-    static struct run run;
+    static struct layout_run run;
     struct parallel alone = {.node_size = 1, .threads = 1, .node_cpus = 1};
     comm_open_self(&alone.world, "world");
-    run_open(&run, site, name, row, NULL, &alone);
+    layout_open(&run, site, name, row, NULL, &alone);
     result->count = run.trainer.param_count;
     result->tensors = calloc((size_t)result->count, sizeof *result->tensors);
     assert_non_null(result->tensors);
@@ -202,7 +238,7 @@ void layout_read(const struct layout_site *site, const char *name, const struct 
     for (int i = 0; i < result->count; i++)
         unscale(result->tensors[i].gradient, result->tensors[i].elements, &run.options,
                 result->norms[0]);
-    run_close(&run);
+    layout_close(&run);
 }
 
 /* |a - b| / |a| */
@@ -237,6 +273,7 @@ static void take(struct worst *worst, double value, const char *name) {
 void layout_check(const struct layout_case *row, const struct layout_result *want,
                   const struct layout_result *got, int first) {
     double losses = figure_difference(want->losses, got->losses, first);
+    losses = fmax(losses, fabs(want->validation - got->validation) / want->validation);
     double norms = figure_difference(want->norms, got->norms, first);
     struct worst gradients = {0.0, "none"}, weights = {0.0, "none"};
     assert_int_equal(want->count, got->count);

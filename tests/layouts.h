@@ -12,8 +12,8 @@
 
 enum { LAYOUT_STEPS = 10, LAYOUT_ARGUMENTS = 8, LAYOUT_VOCABULARY = 96 };
 
-/* Largest relative differences: of any step's loss and gradient norm, of any tensor's first
- * gradient and final values (by the tensor's norm). */
+/* Largest relative differences: of any step's loss, and the validation loss; gradient norm; of any
+ * tensor's first gradient and final values (by the tensor's norm). */
 struct layout_limits {
     double losses, norms, gradients, weights;
 };
@@ -45,9 +45,21 @@ struct layout_site {
 void layout_site_open(struct layout_site *site, struct parallel *job);
 void layout_site_close(struct layout_site *site);
 
+/* A run in FOLDER/`name`, going on where it is; `layout` NULL is one rank. Collective over
+ * parallel. Large: not for the stack. */
+struct layout_run {
+    struct run_options options;
+    struct config_table tables[RUN_TABLES];
+    struct trainer trainer;
+};
+void layout_open(struct layout_run *run, const struct layout_site *site, const char *name,
+                 const struct layout_case *row, const char *const *layout,
+                 struct parallel *parallel);
+void layout_close(struct layout_run *run);
+
 /* What a run came to; rank 0 alone has the tensors. */
 struct layout_result {
-    double losses[LAYOUT_STEPS], norms[LAYOUT_STEPS];
+    double losses[LAYOUT_STEPS], norms[LAYOUT_STEPS], validation;
     int count;
     struct layout_tensor {
         char name[256];
@@ -57,9 +69,9 @@ struct layout_result {
 };
 void layout_result_free(struct layout_result *result);
 
-/* Steps [first, end) of a run in FOLDER/`run`, going on where it is, with `parallel`'s ranks;
- * `layout` NULL is one rank. A checkpoint is written behind step 1 and the last, and the
- * result is exported behind the run's last. Collective over parallel. */
+/* Steps [first, end) of a run. A checkpoint is written behind step 1 and the last, and the
+ * run's last validates and exports too. What several ranks hold must be the same on all of them,
+ * and the memory what was planned. Collective over parallel. */
 void layout_train(const struct layout_site *site, const char *run, const struct layout_case *row,
                   const char *const *layout, struct parallel *parallel, int first, int end,
                   struct layout_result *result);

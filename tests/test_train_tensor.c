@@ -249,12 +249,100 @@ static void test_a_checkpoint_goes_on_on_one_rank(void **state) {
     layout_site_close(&site);
 }
 
+/* One rank's slice of a weight is broken: the others say so too, and nobody waits. */
+static void test_a_broken_slice_is_named(void **state) {
+    static const struct layout_case row = {
+        "broken", 2, "llama", LIMITS_FP32_CUT, {"train.global_batch=2"}, {TP2}};
+    static struct layout_run run;
+    struct layout_site site;
+    struct step_report report;
+    (void)state;
+    if (job.world.size != 2) return;
+    layout_site_open(&site, &job);
+    layout_open(&run, &site, "shared", &row, row.layout, &job);
+    struct param *param = model_param(&run.trainer.model, WEIGHT_DOWN, 1);
+    if (job.world.rank == 1) *(float *)param->w.data = NAN;
+    assert_int_equal(trainer_step(&run.trainer, &report), STATUS_NUMERIC);
+    if (!strstr(status_message(), "weight model.layers.1.mlp.down_proj.weight"))
+        fail_msg("%s", status_message());
+    layout_close(&run);
+    layout_site_close(&site);
+}
+
+/* A run's options by themselves. */
+struct settings {
+    struct run_options options;
+    struct config_table tables[RUN_TABLES];
+};
+
+static void read_settings(struct settings *settings, const char *model, const char *layout) {
+    char text[1024];
+    memset(settings, 0, sizeof *settings);
+    snprintf(text, sizeof text,
+             "model: {path: tests/fixtures/%s}\n"
+             "data: {train: [none.h5], sequence_length: 32}\n"
+             "train: {out: none, steps: 1, threads: 1}\n"
+             "parallel: %s\n",
+             model, layout);
+    run_options_tables(&settings->options, settings->tables);
+    assert_ok(config_parse(settings->tables, RUN_TABLES, text, strlen(text), "test.yaml", NULL, 0));
+}
+
+static void free_settings(struct settings *settings) {
+    config_free(settings->tables, RUN_TABLES);
+}
+
+static void test_what_can_not_be_shared_is_said(void **state) {
+    static const struct {
+        int ranks;
+        const char *model, *layout, *text;
+    } rows[] = {
+        {3, "llama", "{tp: 3}", "tp 3 does not divide the model's 4 attention heads"},
+        {8, "llama", "{tp: 8}", "tp 8 does not divide the model's 4 attention heads"},
+        {2, "llama_tied_llama3", "{tp: 2}", "tp 2 does not divide the model's 3 attention heads"},
+        {4, "llama", "{tp: 2, dp: 4}", "are not the job's 4 ranks"},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct settings settings;
+        struct trainer_memory memory;
+        read_settings(&settings, rows[i].model, rows[i].layout);
+        assert_int_equal(trainer_plan(&settings.options, rows[i].ranks, &memory), STATUS_CONFIG);
+        if (!strstr(status_message(), rows[i].text)) fail_msg("%s", status_message());
+        free_settings(&settings);
+    }
+}
+
+static struct trainer_memory plan(const char *model, const char *layout, int ranks) {
+    struct settings settings;
+    struct trainer_memory memory = {0};
+    read_settings(&settings, model, layout);
+    assert_ok(trainer_plan(&settings.options, ranks, &memory));
+    free_settings(&settings);
+    return memory;
+}
+
+/* Weights and state are cut; activations between products only by sequence parallelism. */
+static void test_a_plan_counts_one_ranks_part(void **state) {
+    (void)state;
+    struct trainer_memory one = plan("llama", "{tp: 1}", 1), two = plan("llama", "{tp: 2}", 2);
+    struct trainer_memory plain = plan("llama", "{tp: 2, sequence: false}", 2);
+    assert_true(two.weights < one.weights * 55 / 100);
+    assert_true(two.optimizer < one.optimizer * 55 / 100);
+    assert_true(plain.activations < one.activations);
+    assert_true(two.activations < plain.activations);
+    assert_true(two.activations < one.activations * 6 / 10);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ranks_equal_one),
         cmocka_unit_test(test_the_result_is_exported_whole),
         cmocka_unit_test(test_a_checkpoint_goes_on_under_other_layouts),
         cmocka_unit_test(test_a_checkpoint_goes_on_on_one_rank),
+        cmocka_unit_test(test_a_broken_slice_is_named),
+        cmocka_unit_test(test_what_can_not_be_shared_is_said),
+        cmocka_unit_test(test_a_plan_counts_one_ranks_part),
     };
     if (parallel_start(&job, &argc, &argv) != STATUS_OK) return 1;
     job.threads = 1;

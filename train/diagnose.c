@@ -97,7 +97,9 @@ static struct finding find(struct trainer *t, double loss) {
     struct finding finding = {.place = PLACE_NONE, .name = "the sum over ranks"};
     find_weight(&finding, t->model.params, t->model.param_count);
     if (t->trained) find_weight(&finding, t->adapter.params, t->adapter.param_count);
-    if (finding.place == PLACE_WEIGHTS) return finding;
+    int32_t lowest = finding.place; /* who share a layer run it together, or not at all */
+    comm_all_reduce(&t->comms.comm[MESH_TP], &t->ws.stream, &lowest, 1, DTYPE_I32, COMM_MIN);
+    if (lowest == PLACE_WEIGHTS) return finding;
     find_activation(t, &finding);
     if (finding.place > PLACE_LOGITS && !isfinite(loss)) {
         finding.place = PLACE_LOGITS;
