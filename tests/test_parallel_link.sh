@@ -82,8 +82,8 @@ verdict() {
 }
 
 down='stopped, or the host or the link to it is down'
-verdict 0 "ranks 2, 3 @ n2 can't be reached: $down; ranks 0, 1 wait"
-verdict 2 "ranks 0, 1 @ n1 can't be reached: $down; ranks 2, 3 wait"
+verdict 0 "ranks 2, 3 @ n2 can't be reached: $down; ranks? [01]"
+verdict 2 "ranks 0, 1 @ n1 can't be reached: $down; ranks? [23]"
 [ "$(cat "$folder"/rank-* | grep -c 'event=hang')" = 2 ] || fail "not one line a side"
 alive() {
     for pid in $(cat "$folder"/pid-*); do
