@@ -44,7 +44,13 @@ struct comm_ops {
     /* Non-blocking sum in place; the buffer is the library's until wait. */
     void (*start_all_reduce)(struct comm *, struct stream *, void *buffer, int64_t count,
                              enum dtype, struct comm_request *);
-    /* Moves a started sum on without waiting; true when wait would return at once. */
+    /* send and recv without waiting; the buffer is the library's until wait. Between two ranks
+     * messages arrive in the order in which they were started. */
+    void (*start_send)(struct comm *, struct stream *, const void *buffer, int64_t count,
+                       enum dtype, int to, struct comm_request *);
+    void (*start_recv)(struct comm *, struct stream *, void *buffer, int64_t count, enum dtype,
+                       int from, struct comm_request *);
+    /* Moves what was started on without waiting; true when wait would return at once. */
     bool (*test)(struct comm *, struct stream *, struct comm_request *);
     void (*wait)(struct comm *, struct stream *, struct comm_request *);
     void (*close)(struct comm *);
@@ -98,6 +104,15 @@ static inline void comm_start_all_reduce(struct comm *comm, struct stream *s, vo
                                          int64_t count, enum dtype type,
                                          struct comm_request *request) {
     comm->ops->start_all_reduce(comm, s, buffer, count, type, request);
+}
+static inline void comm_start_send(struct comm *comm, struct stream *s, const void *buffer,
+                                   int64_t count, enum dtype type, int to,
+                                   struct comm_request *request) {
+    comm->ops->start_send(comm, s, buffer, count, type, to, request);
+}
+static inline void comm_start_recv(struct comm *comm, struct stream *s, void *buffer, int64_t count,
+                                   enum dtype type, int from, struct comm_request *request) {
+    comm->ops->start_recv(comm, s, buffer, count, type, from, request);
 }
 static inline bool comm_test(struct comm *comm, struct stream *s, struct comm_request *request) {
     return comm->ops->test(comm, s, request);

@@ -45,6 +45,18 @@ static void self_start_all_reduce(struct comm *comm, struct stream *s, void *buf
     request->state = NULL;
 }
 
+static void self_start_send(struct comm *comm, struct stream *s, const void *buffer, int64_t count,
+                            enum dtype type, int to, struct comm_request *request) {
+    request->state = NULL;
+    self_send(comm, s, buffer, count, type, to);
+}
+
+static void self_start_recv(struct comm *comm, struct stream *s, void *buffer, int64_t count,
+                            enum dtype type, int from, struct comm_request *request) {
+    request->state = NULL;
+    self_recv(comm, s, buffer, count, type, from);
+}
+
 static bool self_test(struct comm *comm, struct stream *s, struct comm_request *request) {
     (void)comm, (void)s, (void)request;
     return true;
@@ -68,6 +80,8 @@ static const struct comm_ops self_ops = {
     .recv = self_recv,
     .barrier = self_barrier,
     .start_all_reduce = self_start_all_reduce,
+    .start_send = self_start_send,
+    .start_recv = self_start_recv,
     .test = self_test,
     .wait = self_wait,
     .close = self_close,

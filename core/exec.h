@@ -17,7 +17,14 @@ struct exec {
     struct comm *tp;       /* the ranks that share each layer */
     struct arena *scratch; /* marked and released around each use */
     bool sequence;         /* the residual stream is split over tp by tokens (core/sequence.h) */
+    /* Called after each layer where it is not NULL: messages that are under way want attention. */
+    void (*between_layers)(void *context);
+    void *context;
 };
+
+static inline void exec_between_layers(const struct exec *exec) {
+    if (exec->between_layers) exec->between_layers(exec->context);
+}
 
 /* Bytes of `elements` activations. */
 static inline size_t act_bytes(const struct exec *exec, int64_t elements) {

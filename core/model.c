@@ -21,7 +21,8 @@ static void push_param(struct model *model, struct arena *arena, enum weight_id 
                                         .first_row = rows.first,
                                         .first_col = cols.first};
     param->copies = shard_copies(&model->shard, &model->config, id);
-    param->primary = model->shard.tp_rank % param->copies == 0;
+    bool second = id == WEIGHT_EMBED && !model->shard.embedding; /* tied, on the last stage */
+    param->primary = model->shard.tp_rank % param->copies == 0 && !second;
     param->w = (struct weight){layout, rows.count, cols.count,
                                arena_push(arena, weight_bytes(layout, rows.count, cols.count))};
     weight_name_hf(param->name, id, layer);

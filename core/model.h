@@ -50,6 +50,14 @@ enum status model_create(struct model *model, const struct model_config *config,
                          const struct shard *shard, enum layout matrices);
 void model_free(struct model *model);
 
+/* Some of a model's layers, and ends, as a model of their own that borrows everything: it is not
+ * freed, and `model` must neither move its parameters nor be freed before. */
+static inline struct model model_part(const struct model *model, const struct shard *shard) {
+    struct model part = *model;
+    part.shard = *shard;
+    return part;
+}
+
 /* The parameter of a weight, NULL where the model, or this shard of it, has none. */
 static inline struct param *model_param(const struct model *model, enum weight_id id, int layer) {
     struct param *row = model->by_layer[weight_table[id].per_layer ? layer + 1 : 0];

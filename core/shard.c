@@ -72,9 +72,16 @@ int shard_copies(const struct shard *shard, const struct model_config *config, e
     return shard->tp_size / config->kv_heads;
 }
 
+static bool holds_layer(const struct shard *shard, int layer) {
+    if (shard->run_count == 0) return layer >= shard->first_layer && layer < shard->end_layer;
+    for (int i = 0; i < shard->run_count; i++)
+        if (layer >= shard->runs[i].first && layer < shard->runs[i].end) return true;
+    return false;
+}
+
 bool shard_holds(const struct shard *shard, const struct model_config *config, enum weight_id id,
                  int layer) {
-    if (weight_table[id].per_layer) return layer >= shard->first_layer && layer < shard->end_layer;
+    if (weight_table[id].per_layer) return holds_layer(shard, layer);
     if (id == WEIGHT_EMBED) return shard->embedding || (shard->head && config->tied);
     assert(id == WEIGHT_FINAL_NORM || id == WEIGHT_HEAD);
     return shard->head;

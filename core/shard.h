@@ -12,10 +12,18 @@
 
 #include "core/weights.h"
 
+struct layer_run {
+    int first, end; /* [first, end) */
+};
+
+enum { SHARD_MAX_RUNS = 16 };
+
 struct shard {
     int tp_rank, tp_size;
-    int first_layer, end_layer; /* [first, end) */
-    bool embedding, head;       /* whether the ends of the model are here */
+    int first_layer, end_layer;            /* [first, end) */
+    int run_count;                         /* 0: all layers of [first, end) */
+    struct layer_run runs[SHARD_MAX_RUNS]; /* those of [first, end) that are here; interleaved */
+    bool embedding, head;                  /* whether the ends of the model are here */
 };
 
 /* All of a model on one rank. */

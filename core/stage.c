@@ -3,13 +3,17 @@
 #include "core/sequence.h"
 
 void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct exec *exec,
-                     const struct model *model, int64_t tokens, enum acts_keep keep) {
+                     const struct model *model, int64_t tokens, enum acts_keep keep,
+                     const struct block_acts *work) {
     const struct model_config *config = &model->local;
     int first = model->shard.first_layer, end = model->shard.end_layer;
     size_t stream_bytes = act_bytes(exec, sequence_part(exec, tokens).room * config->hidden);
     *acts = (struct stage_acts){.keep = keep, .capacity = tokens};
     acts->rope_table = arena_push(arena, (size_t)tokens * (size_t)config->head_dim * sizeof(float));
-    if (keep != ACTS_ALL) block_acts_push(&acts->work, arena, exec, config, tokens);
+    if (work)
+        acts->work = *work;
+    else if (keep != ACTS_ALL)
+        block_acts_push(&acts->work, arena, exec, config, tokens);
     void *swap[2] = {NULL, NULL}; /* inference walks between two residual streams */
     if (keep == ACTS_NONE)
         for (int i = 0; i < 2; i++) swap[i] = arena_push(arena, stream_bytes);
@@ -49,6 +53,10 @@ static void embed_backward(const struct exec *exec, const struct model *model,
     arena_release(exec->scratch, mark);
 }
 
+void stage_acts_set_input(struct stage_acts *acts, const struct model *model, void *input) {
+    acts->input = acts->blocks[model->shard.first_layer].x = input;
+}
+
 void stage_forward(const struct exec *exec, const struct model *model, const struct batch *batch,
                    struct stage_acts *acts) {
     exec->k->rope_table(exec->stream, acts->rope_table, batch->positions, model->inverse_frequency,
@@ -58,6 +66,7 @@ void stage_forward(const struct exec *exec, const struct model *model, const str
     for (int layer = model->shard.first_layer; layer < model->shard.end_layer; layer++) {
         stream_at(exec->stream, WHERE_FORWARD, layer);
         block_forward(exec, model, layer, batch, acts->rope_table, &acts->blocks[layer]);
+        exec_between_layers(exec);
     }
     stream_at(exec->stream, WHERE_FORWARD, WHERE_HEAD);
 }
@@ -85,7 +94,7 @@ static void backward_to(const struct exec *exec, const struct model *model,
                         stage_layer_done *done, void *context) {
     const struct shard *shard = &model->shard;
     stream_at(exec->stream, WHERE_BACKWARD, WHERE_HEAD);
-    if (done) done(context, model->config.layers);
+    if (done && shard->head) done(context, model->config.layers);
     for (int layer = shard->end_layer - 1; layer >= shard->first_layer && layer >= lowest;
          layer--) {
         struct block_acts *block = &acts->blocks[layer];
@@ -93,13 +102,14 @@ static void backward_to(const struct exec *exec, const struct model *model,
         if (acts->keep == ACTS_INPUT)
             block_recompute(exec, model, layer, batch, acts->rope_table, block);
         block_backward(exec, model, layer, batch, acts->rope_table, block, d, layer > lowest);
+        exec_between_layers(exec);
         if (done) done(context, layer);
     }
     bool counting = exec->scratch->counting; /* gradients are not laid out yet */
     stream_at(exec->stream, WHERE_BACKWARD, WHERE_EMBEDDING);
     if (shard->embedding && (counting || model_param(model, WEIGHT_EMBED, -1)->grad.data))
         embed_backward(exec, model, batch, d);
-    if (done) done(context, -1);
+    if (done && shard->embedding) done(context, -1);
 }
 
 void stage_backward(const struct exec *exec, const struct model *model, const struct batch *batch,
@@ -116,7 +126,11 @@ size_t stage_scratch_bytes(const struct model *model, const struct adapter *adap
     comm_open_nothing(&tp, "tp", model->shard.tp_rank, model->shard.tp_size);
     arena_count(&scratch, "scratch");
     arena_count(&held, "activations");
-    const struct exec exec = {&stream, kernels_nothing(act), &tp, &scratch, sequence};
+    const struct exec exec = {.stream = &stream,
+                              .k = kernels_nothing(act),
+                              .tp = &tp,
+                              .scratch = &scratch,
+                              .sequence = sequence};
     const struct adapter_span span = {0, tokens, adapter};
     const int64_t row_id = 0; /* addresses that stand for arrays: nothing is read */
     const int32_t target = 0;
@@ -129,7 +143,7 @@ size_t stage_scratch_bytes(const struct model *model, const struct adapter *adap
                                 .loss_weights = &weight,
                                 .training = backward};
     struct stage_acts acts;
-    stage_acts_push(&acts, &held, &exec, model, tokens, ACTS_INPUT);
+    stage_acts_push(&acts, &held, &exec, model, tokens, ACTS_INPUT, NULL);
     stage_forward(&exec, model, &batch, &acts);
     void *d = backward ? acts.hidden : NULL; /* any address: nothing is written */
     double loss = 0.0;

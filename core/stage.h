@@ -21,9 +21,14 @@ struct stage_acts {
     void *hidden; /* (M, C) output of the last layer; set by stage_forward */
 };
 
-/* Lays out activations for up to `tokens` tokens in `arena` (which may be counting). */
+/* Lays out activations for up to `tokens` tokens in `arena` (which may be counting). `work`: what
+ * layers share, of activations that are not in use at the same time; NULL for their own. */
 void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct exec *exec,
-                     const struct model *model, int64_t tokens, enum acts_keep keep);
+                     const struct model *model, int64_t tokens, enum acts_keep keep,
+                     const struct block_acts *work);
+
+/* Makes (N, C) `input` the stage's input instead of the one that was laid out; borrowed. */
+void stage_acts_set_input(struct stage_acts *acts, const struct model *model, void *input);
 
 /* Scratch bytes that a forward (and backward, with loss) of `tokens` tokens needs at most, found by
  * running the same code on nothing; M as in core/block.h. `model` and `adapter` (or NULL) may be

@@ -23,7 +23,7 @@ struct mpi_state {
     struct ring *ring; /* what is called here; NULL: not recorded */
 };
 
-/* A started all-reduce: one MPI request a piece. */
+/* A started all-reduce or message: one MPI request a piece. */
 struct flight {
     struct ring_call call;
     int count;
@@ -309,6 +309,49 @@ static void mpi_start_all_reduce(struct comm *comm, struct stream *s, void *buff
     }
 }
 
+/* A flight of a message of `count` elements, in request->state; NULL when there is none. */
+static struct flight *open_message(struct comm *comm, struct stream *s, enum ring_op op, int peer,
+                                   int64_t count, enum dtype type, struct comm_request *request) {
+    assert(!request->state);
+    if (count == 0 || lost(s)) return NULL;
+    int64_t piece = piece_elements(comm, type), pieces = (count + piece - 1) / piece;
+    struct flight *flight = calloc(1, sizeof *flight + (size_t)pieces * sizeof(MPI_Request));
+    if (!flight) /* not STATUS_MEMORY: the peer waits, there is no agreeing any more */
+        stream_fail(s, STATUS_PEER, ring_op_name(op), "no memory for %lld requests",
+                    (long long)pieces);
+    const struct ring_entry what = {
+        .op = (uint8_t)op, .count = count, .dtype = (uint8_t)type, .peer = peer};
+    if (flight) ring_enter(&flight->call, state_of(comm)->ring, &s->where, &what, false);
+    request->state = flight;
+    return flight;
+}
+
+static void mpi_start_send(struct comm *comm, struct stream *s, const void *buffer, int64_t count,
+                           enum dtype type, int to, struct comm_request *request) {
+    struct flight *flight = open_message(comm, s, RING_SEND, to, count, type, request);
+    int64_t piece = piece_elements(comm, type);
+    for (int64_t done = 0; flight && done < count; done += piece) {
+        int code =
+            MPI_Isend(at(buffer, done, type), (int)min_i64(piece, count - done), mpi_type(type), to,
+                      MESSAGE_TAG, state_of(comm)->handle, &flight->requests[flight->count]);
+        if (failed(comm, s, "start_send", to, code)) return;
+        flight->count++;
+    }
+}
+
+static void mpi_start_recv(struct comm *comm, struct stream *s, void *buffer, int64_t count,
+                           enum dtype type, int from, struct comm_request *request) {
+    struct flight *flight = open_message(comm, s, RING_RECV, from, count, type, request);
+    int64_t piece = piece_elements(comm, type);
+    for (int64_t done = 0; flight && done < count; done += piece) {
+        int code =
+            MPI_Irecv(at(buffer, done, type), (int)min_i64(piece, count - done), mpi_type(type),
+                      from, MESSAGE_TAG, state_of(comm)->handle, &flight->requests[flight->count]);
+        if (failed(comm, s, "start_recv", from, code)) return;
+        flight->count++;
+    }
+}
+
 /* Open MPI moves non-blocking collectives only inside its calls: this is one. */
 static bool mpi_test(struct comm *comm, struct stream *s, struct comm_request *request) {
     struct flight *flight = request->state;
@@ -352,6 +395,8 @@ static const struct comm_ops mpi_ops = {
     .recv = mpi_recv,
     .barrier = mpi_barrier,
     .start_all_reduce = mpi_start_all_reduce,
+    .start_send = mpi_start_send,
+    .start_recv = mpi_start_recv,
     .test = mpi_test,
     .wait = mpi_wait,
     .close = mpi_close,

@@ -114,6 +114,13 @@ enum status mesh_open(struct mesh_comms *comms, const struct mesh *mesh, const s
         status = comm_mpi_open_split(&comms->replicas, world, "replicas",
                                      replica_group(mesh, world->rank),
                                      place.at[MESH_DP] * mesh->size[MESH_CP] + place.at[MESH_CP]);
+    int column = mesh_group(mesh, MESH_PP, world->rank), stage = place.at[MESH_PP];
+    bool end = stage == 0 || stage == mesh->size[MESH_PP] - 1;
+    if (status == STATUS_OK)
+        status = comm_mpi_open_split(&comms->down, world, "pp_down", column, stage);
+    if (status == STATUS_OK)
+        status = comm_mpi_open_split(&comms->ends, world, "pp_ends",
+                                     end ? column : world->size + world->rank, stage);
     if (status != STATUS_OK) mesh_close(comms);
     return status;
 }
@@ -121,4 +128,6 @@ enum status mesh_open(struct mesh_comms *comms, const struct mesh *mesh, const s
 void mesh_close(struct mesh_comms *comms) {
     for (int axis = 0; axis < MESH_AXES; axis++) comm_close(&comms->comm[axis]);
     comm_close(&comms->replicas);
+    comm_close(&comms->down);
+    comm_close(&comms->ends);
 }

@@ -45,6 +45,8 @@ int mesh_group(const struct mesh *mesh, enum mesh_axis axis, int rank);
 struct mesh_comms {
     struct comm comm[MESH_AXES]; /* my rank in comm[axis] is my place along it */
     struct comm replicas;        /* the ranks that hold the same weights: cp x dp, cp neighbours */
+    struct comm down;            /* the ranks of comm[MESH_PP] again: what goes down the pipeline */
+    struct comm ends;            /* the first and the last of them; between these: a rank alone */
 };
 
 /* Splits `world` (mesh_ranks ranks) once along every axis, and into replicas. Collective. */

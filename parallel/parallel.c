@@ -55,6 +55,8 @@ static enum status share_cores(struct parallel *parallel) {
     if (code == MPI_SUCCESS)
         code = MPI_Allreduce(MPI_IN_PLACE, &sharers, sizeof sharers / sizeof(int32_t), MPI_INT32_T,
                              MPI_SUM, node);
+    parallel->node_first = parallel->world.rank;
+    if (code == MPI_SUCCESS) code = MPI_Bcast(&parallel->node_first, 1, MPI_INT, 0, node);
     if (MPI_Comm_free(&node) != MPI_SUCCESS || code != MPI_SUCCESS)
         return status_fail(STATUS_PEER, "rank %d can't count the cores of its host",
                            parallel->world.rank);
@@ -117,6 +119,17 @@ enum status parallel_watch(struct parallel *parallel, double seconds, const char
     log_line(LOG_WARN, "event=no_watchdog reason=%s",
              log_value(&(struct log_text){0}, status_message()));
     return STATUS_OK;
+}
+
+enum status parallel_sum_of_host(struct parallel *parallel, double *value) {
+    struct comm host;
+    struct stream stream;
+    TRY(comm_mpi_open_split(&host, &parallel->world, "host", parallel->node_first,
+                            parallel->node_rank));
+    stream_open_cpu(&stream, 1);
+    comm_all_reduce(&host, &stream, value, 1, DTYPE_F64, COMM_SUM);
+    comm_close(&host);
+    return stream_check(&stream);
 }
 
 void parallel_finish(struct parallel *parallel) {

@@ -12,6 +12,7 @@ struct parallel {
     struct comm world;
     int node_rank, node_size; /* among the ranks of this host */
     int threads;              /* my share of the physical cores that I may run on; at least 1 */
+    int node_first;           /* lowest rank of this host in world */
     int node_cpus;       /* hardware threads that the ranks of this host may run on, together */
     bool mpi;            /* a launcher started us, MPI is up */
     struct rings *rings; /* what this rank called; NULL without MPI */
@@ -29,6 +30,9 @@ enum status parallel_watch(struct parallel *parallel, double seconds, const char
 
 /* After every communicator but world is closed. May be called twice, and on a zeroed struct. */
 void parallel_finish(struct parallel *parallel);
+
+/* *value = its sum over the ranks of this host. Collective over world. */
+enum status parallel_sum_of_host(struct parallel *parallel, double *value);
 
 /* parallel_finish after a failure. All ranks should have agreed on it and come here; when they have
  * not within `seconds`, those that are missing wait in some collective for this one, and the job is

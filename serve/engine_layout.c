@@ -142,7 +142,8 @@ static enum status count_arenas(struct engine *engine) {
     struct engine_layout *layout = &engine->layout;
     TRY(choose_sizes(engine));
     const struct workspace_plan plan = plan_workspace(engine);
-    workspace_count(o->model, o->kernels->act, &plan, &layout->work_bytes, &layout->scratch_bytes);
+    TRY(workspace_count(o->model, o->kernels->act, &plan, &layout->work_bytes,
+                        &layout->scratch_bytes));
     struct stream stream;
     stream_open_cpu(&stream, o->threads);
     layout->threads = stream.threads;

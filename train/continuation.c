@@ -139,6 +139,9 @@ static const char *const free_keys[] = {"train.steps",
                                         "parallel.order",
                                         "parallel.sequence",
                                         "parallel.watchdog",
+                                        "parallel.schedule",
+                                        "parallel.chunks",
+                                        "parallel.layers",
                                         NULL};
 
 struct check {

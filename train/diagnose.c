@@ -1,6 +1,7 @@
 #include "train/diagnose.h"
 
 #include "core/sequence.h"
+#include "train/stages.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -48,12 +49,13 @@ static void find_weight(struct finding *finding, const struct param *params, int
 
 /* The tensors of a block in the order they are computed; with recomputation only the last layer's
  * own are left, so the others are told by what they hand on. */
-static void find_in_layer(struct trainer *t, struct finding *finding, int layer, int64_t tokens) {
+static void find_in_layer(const struct trainer *t, struct finding *finding,
+                          const struct stage_acts *stage, int layer, int64_t tokens) {
     const struct model_config *c = &t->model.local;
-    const struct block_acts *acts = &t->ws.acts.blocks[layer];
+    const struct block_acts *acts = &stage->blocks[layer];
     int64_t q = tokens * c->heads * c->head_dim, kv = tokens * c->kv_heads * c->head_dim;
     int64_t stream = sequence_part(&t->ws.exec, tokens).count * c->hidden;
-    bool all = t->ws.acts.keep == ACTS_ALL;
+    bool all = stage->keep == ACTS_ALL;
     const struct {
         const char *name;
         const void *values;
@@ -75,14 +77,20 @@ static void find_in_layer(struct trainer *t, struct finding *finding, int layer,
     }
 }
 
+static void find_in_part(struct trainer *t, const struct model *part, const struct stage_acts *acts,
+                         int64_t tokens, void *context) {
+    struct finding *finding = context;
+    for (int layer = part->shard.first_layer; layer < part->shard.end_layer; layer++)
+        if (finding->place > PLACE_LAYERS + layer) find_in_layer(t, finding, acts, layer, tokens);
+}
+
 static void find_activation(struct trainer *t, struct finding *finding) {
-    for (int i = 0; i < t->micro_count; i++) {
-        if (t->micro[i].tokens == 0) continue;
-        trainer_forward(t, &t->micro[i]);
-        for (int layer = 0; layer < t->model.config.layers; layer++)
-            if (finding->place > PLACE_LAYERS + layer)
-                find_in_layer(t, finding, layer, t->micro[i].tokens);
-    }
+    struct stages_walk walk = {.trainer = t,
+                               .batches = t->micro,
+                               .training = true,
+                               .visit = find_in_part,
+                               .context = finding};
+    stages_forward(&walk);
 }
 
 static void find_gradient(const struct trainer *t, struct finding *finding) {
@@ -97,10 +105,7 @@ static struct finding find(struct trainer *t, double loss) {
     struct finding finding = {.place = PLACE_NONE, .name = "the sum over ranks"};
     find_weight(&finding, t->model.params, t->model.param_count);
     if (t->trained) find_weight(&finding, t->adapter.params, t->adapter.param_count);
-    int32_t lowest = finding.place; /* who share a layer run it together, or not at all */
-    comm_all_reduce(&t->comms.comm[MESH_TP], &t->ws.stream, &lowest, 1, DTYPE_I32, COMM_MIN);
-    if (lowest == PLACE_WEIGHTS) return finding;
-    find_activation(t, &finding);
+    find_activation(t, &finding); /* in any case: who share layers or stages run together */
     if (finding.place > PLACE_LOGITS && !isfinite(loss)) {
         finding.place = PLACE_LOGITS;
         snprintf(finding.name, NAME_BYTES, "logits");

@@ -11,6 +11,8 @@ void observe_begin(struct trainer *t) {
     t->trace.on = t->step + 1 == t->options->train.trace_step;
     trace_watch(&t->trace, &t->parallel->world);
     trace_watch(&t->trace, &t->comms.replicas);
+    trace_watch(&t->trace, &t->comms.down);
+    trace_watch(&t->trace, &t->comms.ends);
     for (int axis = 0; axis < MESH_AXES; axis++) trace_watch(&t->trace, &t->comms.comm[axis]);
 }
 

@@ -51,14 +51,14 @@ void optimizer_refresh(const struct optimizer *optimizer, struct stream *stream)
     }
 }
 
-double optimizer_gradient_norm(const struct optimizer *optimizer, const struct exec *exec) {
+double optimizer_square_sum(const struct optimizer *optimizer, const struct exec *exec) {
     double sum = 0.0;
     for (int i = 0; i < optimizer->count; i++)
         if (optimizer->slots[i].param->primary)
             exec->k->sum_squares(exec->stream, &sum, optimizer->slots[i].param->grad.data,
                                  optimizer->slots[i].elements);
     comm_all_reduce(exec->tp, exec->stream, &sum, 1, DTYPE_F64, COMM_SUM);
-    return sqrt(sum);
+    return sum;
 }
 
 void optimizer_update(const struct optimizer *optimizer, const struct exec *exec,

@@ -30,9 +30,9 @@ void optimizer_start(const struct optimizer *optimizer, struct stream *stream);
 /* Rounds the masters into the weights: after a checkpoint was read into them. */
 void optimizer_refresh(const struct optimizer *optimizer, struct stream *stream);
 
-/* Norm over all gradients, each element of a tensor once, whichever of the ranks of exec->tp hold
- * it. Not finite where any gradient isn't. Collective over exec->tp. */
-double optimizer_gradient_norm(const struct optimizer *optimizer, const struct exec *exec);
+/* Sum of squares over all gradients of this stage, each element of a tensor once, whichever of the
+ * ranks of exec->tp hold it. Not finite where any gradient isn't. Collective over exec->tp. */
+double optimizer_square_sum(const struct optimizer *optimizer, const struct exec *exec);
 
 struct optimizer_step {
     double lr, beta1, beta2, eps, weight_decay;

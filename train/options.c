@@ -1,5 +1,7 @@
 #include "train/options.h"
 
+#include "parallel/schedule.h"
+
 #include <string.h>
 
 #define FIELD(type, name) offsetof(struct type, name)
@@ -128,6 +130,16 @@ static const struct config_row parallel_rows[] = {
      .help =
          "where tp is above 1: sequence parallel, its ranks split the tokens between the products "
          "of a layer; the same result with less memory"},
+    {"schedule", CONFIG_ENUM, FIELD(parallel_options, schedule), "1f1b",
+     .words = pipeline_schedule_words,
+     .help =
+         "order of the microbatches in a pipeline; zb-h1 leaves gradients of weights for when a "
+         "stage would wait"},
+    {"chunks", CONFIG_INT, FIELD(parallel_options, chunks), "1", .low = 1, .high = SHARD_MAX_RUNS,
+     .help = "runs of layers that a stage holds, with schedule interleaved"},
+    {"layers", CONFIG_LIST, FIELD(parallel_options, layers), "",
+     .help = "layers of each part of the pipeline, pp * chunks numbers in the model's order; empty "
+             "balances them by cost"},
 };
 
 void run_options_tables(struct run_options *options, struct config_table tables[RUN_TABLES]) {
@@ -154,6 +166,11 @@ enum status run_options_check(const struct run_options *options) {
         return status_fail(STATUS_CONFIG, "data.train names no token file");
     if (train->validate_every > 0 && options->data.validation.count == 0)
         return status_fail(STATUS_CONFIG, "train.validate_every needs data.validation");
+    const struct parallel_options *parallel = &options->parallel;
+    if (parallel->chunks > 1 && parallel->schedule != PIPELINE_INTERLEAVED)
+        return status_fail(STATUS_CONFIG,
+                           "parallel.chunks %lld needs parallel.schedule interleaved",
+                           (long long)parallel->chunks);
     if (train->min_lr > train->lr)
         return status_fail(STATUS_CONFIG, "train.min_lr %g is above train.lr %g", train->min_lr,
                            train->lr);

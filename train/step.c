@@ -6,7 +6,7 @@
 #include "train/diagnose.h"
 #include "train/observe.h"
 #include "train/schedule.h"
-#include "train/trainer.h"
+#include "train/stages.h"
 
 #include <math.h>
 #include <string.h>
@@ -44,9 +44,14 @@ static bool stop_asked(struct trainer *t) {
 /* What the ranks add up before a step. */
 enum { SUM_WEIGHT, SUM_TARGETS, SUM_TOKENS, SUM_FAILED, SUMS };
 
-/* Tensor-parallel ranks have the same tokens, and the same losses: one of them counts. */
+/* The ranks of a replica read the same batches: one of them counts the tokens, and one of the last
+ * stage, which alone knows the losses, counts those. */
 static bool counts_tokens(const struct trainer *t) {
-    return t->place.at[MESH_TP] == 0;
+    return t->place.at[MESH_TP] == 0 && t->place.at[MESH_PP] == 0;
+}
+
+static bool counts_losses(const struct trainer *t) {
+    return t->place.at[MESH_TP] == 0 && t->model.shard.head;
 }
 
 /* The loss is sum of weighted token losses / sum of weights over the whole global batch: divides my
@@ -72,53 +77,30 @@ static enum status normalise_weights(struct trainer *t, enum status mine,
     return STATUS_OK;
 }
 
-/* What the layers see of a batch; `span` must live as long. */
-static struct batch view_batch(const struct trainer *t, const struct loader_batch *micro,
-                               struct adapter_span *span, bool training) {
-    struct batch batch = loader_batch_view(micro);
-    *span = (struct adapter_span){0, batch.tokens, t->trained};
-    batch.spans = span;
-    batch.span_count = t->trained ? 1 : 0;
-    batch.training = training;
-    batch.dropout_seed = (uint64_t)t->options->train.seed;
-    return batch;
+static void look_for_stop(struct trainer *t, const struct model *part,
+                          const struct stage_acts *acts, int64_t tokens, void *context) {
+    (void)part, (void)acts, (void)tokens, (void)context;
+    stop_asked(t);
 }
 
-void trainer_forward(struct trainer *t, const struct loader_batch *micro) {
-    struct adapter_span span;
-    const struct batch batch = view_batch(t, micro, &span, true);
-    stage_forward(&t->ws.exec, &t->model, &batch, &t->ws.acts);
+static double run_microbatches(struct trainer *t) {
+    struct stages_walk walk = {
+        .trainer = t, .batches = t->micro, .training = true, .visit = look_for_stop};
+    struct trace_span span = trace_begin_phase(&t->trace, TRACE_OPTIMIZER);
+    dp_zero(&t->dp);
+    trace_end(&t->trace, &span);
+    stages_train(&walk);
+    tensor_parallel_finish(&t->tensor);
+    dp_finish(&t->dp);
+    stages_sum_tied(t);
+    return walk.loss;
 }
 
-/* The gradients of a layer are complete here. */
-static void reduce_layer(void *context, int layer) {
-    struct trainer *t = context;
-    tensor_parallel_layer_done(&t->tensor, layer);
-    dp_layer_done(&t->dp, layer);
-}
-
-static struct trace_span begin_layers(const struct trainer *t, enum trace_kind kind, int index) {
-    const struct shard *shard = &t->model.shard;
-    return trace_begin(&t->trace, kind, index, shard->first_layer, shard->end_layer);
-}
-
-static void run_microbatch(struct trainer *t, int index, double *loss) {
-    bool last = index == t->micro_count - 1;
-    struct adapter_span span;
-    if (t->micro[index].tokens == 0) return;
-    const struct batch batch = view_batch(t, &t->micro[index], &span, true);
-    t->ws.stream.where.microbatch = index;
-    struct trace_span trace = begin_layers(t, TRACE_FORWARD, index);
-    stage_forward(&t->ws.exec, &t->model, &batch, &t->ws.acts);
-    trace_end(&t->trace, &trace);
-    trace = trace_begin(&t->trace, TRACE_LOSS, index, TRACE_NONE, TRACE_NONE);
-    head_loss(&t->ws.exec, &t->model, &batch, t->ws.acts.hidden, t->d_hidden, loss, NULL);
-    trace_end(&t->trace, &trace);
-    trace = begin_layers(t, TRACE_BACKWARD, index);
-    stage_backward(&t->ws.exec, &t->model, &batch, &t->ws.acts, t->d_hidden,
-                   last ? reduce_layer : NULL, t);
-    trace_end(&t->trace, &trace);
-    t->ws.stream.where = (struct where){0};
+/* Stages have different tensors. */
+static double gradient_norm(struct trainer *t) {
+    double sum = optimizer_square_sum(&t->optimizer, &t->ws.exec);
+    comm_all_reduce(&t->comms.comm[MESH_PP], &t->ws.stream, &sum, 1, DTYPE_F64, COMM_SUM);
+    return sqrt(sum);
 }
 
 /* Ranks must stop together: the failure of one becomes everybody's. The sums that all ranks share
@@ -143,7 +125,7 @@ static void take_first_ranks_figures(struct trainer *t, struct step_report *repo
 
 /* The loss, and whether any rank was asked to stop. */
 static void sum_loss(struct trainer *t, double mine, struct step_report *report) {
-    double sums[2] = {counts_tokens(t) ? mine : 0.0, stop_asked(t) ? 1.0 : 0.0};
+    double sums[2] = {counts_losses(t) ? mine : 0.0, stop_asked(t) ? 1.0 : 0.0};
     comm_all_reduce(&t->parallel->world, &t->ws.stream, sums, 2, DTYPE_F64, COMM_SUM);
     report->loss = sums[0];
     report->stop = sums[1] > 0.0;
@@ -163,19 +145,10 @@ static enum status take_step(struct trainer *t, struct step_report *report) {
     enum status read = read_microbatches(t);
     trace_end(&t->trace, &span);
     TRY(normalise_weights(t, read, report));
-    span = trace_begin_phase(&t->trace, TRACE_OPTIMIZER);
-    dp_zero(&t->dp);
-    trace_end(&t->trace, &span);
-    double mine = 0.0;
-    for (int i = 0; i < t->micro_count; i++) {
-        run_microbatch(t, i, &mine);
-        stop_asked(t);
-    }
-    tensor_parallel_finish(&t->tensor);
-    dp_finish(&t->dp);
+    double mine = run_microbatches(t);
     sum_loss(t, mine, report);
     span = trace_begin_phase(&t->trace, TRACE_OPTIMIZER);
-    report->gradient_norm = optimizer_gradient_norm(&t->optimizer, &t->ws.exec);
+    report->gradient_norm = gradient_norm(t);
     trace_end(&t->trace, &span);
     take_first_ranks_figures(t, report);
     TRY(agree_on_numbers(t, report, mine));
@@ -204,32 +177,35 @@ enum status trainer_step(struct trainer *t, struct step_report *report) {
     return status;
 }
 
-static enum status validate_batch(struct trainer *t, int64_t first, int64_t count, double sums[2]) {
-    struct loader_batch *micro = &t->micro[0];
-    struct adapter_span span;
-    TRY(parallel_agree(&t->comms.comm[MESH_TP], /* who share a layer go on together */
-                       loader_read(t->validation, first, count, micro)));
-    const struct batch batch = view_batch(t, micro, &span, false);
-    t->ws.stream.where.microbatch = WHERE_NO_MICROBATCH;
-    stage_forward(&t->ws.exec, &t->model, &batch, &t->ws.acts);
-    head_loss(&t->ws.exec, &t->model, &batch, t->ws.acts.hidden, NULL, &sums[0], NULL);
-    t->ws.stream.where = (struct where){0};
-    sums[1] += micro->weight_sum;
+/* The next micro_count microbatches of the validation set, of which `left` sequences from `first`
+ * on are mine. All ranks agree before the stages wait for each other. */
+static enum status validate_round(struct trainer *t, int64_t first, int64_t left, double sums[2]) {
+    struct stages_walk walk = {.trainer = t, .batches = t->micro, .visit = look_for_stop};
+    enum status status = STATUS_OK;
+    for (int i = 0; i < t->micro_count && status == STATUS_OK; i++) {
+        int64_t count = max_i64(0, min_i64(left, t->micro_sequences));
+        status = loader_read(t->validation, first, count, &t->micro[i]);
+        if (counts_tokens(t) && count > 0) sums[1] += t->micro[i].weight_sum;
+        first += count;
+        left -= count;
+    }
+    TRY(parallel_agree(&t->parallel->world, status));
+    stages_forward(&walk);
+    if (counts_losses(t)) sums[0] += walk.loss;
     return stream_check(&t->ws.stream);
 }
 
 enum status trainer_validate(struct trainer *t, double *loss) {
-    struct loader_share mine =
-        loader_share(loader_sequences(t->validation), t->place.at[MESH_DP], t->mesh.size[MESH_DP]);
+    int64_t sequences = loader_sequences(t->validation),
+            round = t->micro_count * t->micro_sequences;
+    struct loader_share mine = loader_share(sequences, t->place.at[MESH_DP], t->mesh.size[MESH_DP]);
+    int64_t most = loader_share(sequences, 0, t->mesh.size[MESH_DP]).count;
     double sums[2] = {0.0, 0.0}; /* weighted losses, weights */
     enum status status = STATUS_OK;
-    for (int64_t i = 0; i < mine.count && status == STATUS_OK; i += t->micro_sequences) {
-        int64_t left = mine.count - i;
-        status = validate_batch(t, mine.first + i, min_i64(left, t->micro_sequences), sums);
-        stop_asked(t);
-    }
-    TRY(parallel_agree(&t->parallel->world, status));
-    if (!counts_tokens(t)) sums[0] = sums[1] = 0.0;
+    for (int64_t i = 0; i < most && status == STATUS_OK; i += round)
+        status = parallel_agree(&t->parallel->world,
+                                validate_round(t, mine.first + i, mine.count - i, sums));
+    TRY(status);
     comm_all_reduce(&t->parallel->world, &t->ws.stream, sums, 2, DTYPE_F64, COMM_SUM);
     TRY(stream_check(&t->ws.stream));
     if (!(sums[1] > 0.0))

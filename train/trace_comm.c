@@ -111,6 +111,21 @@ static void watched_start_all_reduce(struct comm *comm, struct stream *s, void *
     leave_started(comm, &event, request, "all_reduce");
 }
 
+static void watched_start_send(struct comm *comm, struct stream *s, const void *buffer,
+                               int64_t count, enum dtype type, int to,
+                               struct comm_request *request) {
+    struct trace_event event = enter(comm, TRACE_EXCHANGE, "start_send", count);
+    comm_start_send(&watched(comm)->inner, s, buffer, count, type, to, request);
+    leave_started(comm, &event, request, "send");
+}
+
+static void watched_start_recv(struct comm *comm, struct stream *s, void *buffer, int64_t count,
+                               enum dtype type, int from, struct comm_request *request) {
+    struct trace_event event = enter(comm, TRACE_EXCHANGE, "start_recv", count);
+    comm_start_recv(&watched(comm)->inner, s, buffer, count, type, from, request);
+    leave_started(comm, &event, request, "recv");
+}
+
 /* Not recorded: it is called often and takes no time worth seeing. */
 static bool watched_test(struct comm *comm, struct stream *s, struct comm_request *request) {
     return comm_test(&watched(comm)->inner, s, request);
@@ -142,7 +157,7 @@ static void watched_close(struct comm *comm) {
 }
 
 /* An op that this file doesn't forward would be called through NULL. */
-_Static_assert(sizeof(struct comm_ops) == 12 * sizeof(void (*)(void)), "every op is forwarded");
+_Static_assert(sizeof(struct comm_ops) == 14 * sizeof(void (*)(void)), "every op is forwarded");
 
 static const struct comm_ops watched_ops = {
     .all_reduce = watched_all_reduce,
@@ -154,6 +169,8 @@ static const struct comm_ops watched_ops = {
     .recv = watched_recv,
     .barrier = watched_barrier,
     .start_all_reduce = watched_start_all_reduce,
+    .start_send = watched_start_send,
+    .start_recv = watched_start_recv,
     .test = watched_test,
     .wait = watched_wait,
     .close = watched_close,

@@ -4,9 +4,9 @@
 
 #include "core/log.h"
 #include "core/memory.h"
-#include "core/sequence.h"
 #include "kernels/base/units.h"
 #include "train/checkpoints.h"
+#include "train/stages.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -30,10 +30,9 @@ static enum layout matrix_layout(const struct trainer *t) {
 static enum status place_rank(struct trainer *t, int rank, int ranks) {
     const struct parallel_options *o = &t->options->parallel;
     const struct mesh_options degrees = {o->tp, o->cp, o->dp, o->pp, o->order};
-    if (o->cp * o->pp > 1)
-        return status_fail(
-            STATUS_UNSUPPORTED,
-            "this version trains data and tensor parallel: parallel.cp and pp are 1");
+    if (o->cp > 1)
+        return status_fail(STATUS_UNSUPPORTED,
+                           "this version has no context parallelism: parallel.cp is 1");
     TRY(mesh_create(&t->mesh, ranks, &degrees));
     t->place = mesh_place(&t->mesh, rank);
     return STATUS_OK;
@@ -58,14 +57,6 @@ static enum status read_model_config(const struct trainer *t, struct model_confi
     return STATUS_OK;
 }
 
-/* What of the model is mine. */
-static struct shard my_shard(const struct trainer *t, const struct model_config *config) {
-    struct shard shard = shard_whole(config);
-    shard.tp_rank = t->place.at[MESH_TP];
-    shard.tp_size = t->mesh.size[MESH_TP];
-    return shard;
-}
-
 /* Agreed on before communicators are split by it. */
 static enum status open_tensor_parallel(struct trainer *t) {
     struct model_config config;
@@ -77,8 +68,9 @@ static enum status open_tensor_parallel(struct trainer *t) {
 static enum status open_model(struct trainer *t) {
     const struct run_options *o = t->options;
     struct model_config config;
+    struct shard shard;
     TRY(read_model_config(t, &config));
-    const struct shard shard = my_shard(t, &config);
+    TRY(stages_shard(o, &t->mesh, &t->place, &config, &shard));
     if (!*o->model.path) {
         TRY(model_create(&t->model, &config, &shard, matrix_layout(t)));
         model_init_random(&t->model, (uint64_t)o->train.seed, (float)o->model.init_std, t->threads);
@@ -204,25 +196,30 @@ static enum status plan_steps(struct trainer *t) {
         (long long)o->warmup, (long long)t->steps);
 }
 
-static struct workspace_plan plan_workspace(const struct trainer *t) {
+/* `parts` must live as long; the pipeline is planned. */
+static struct workspace_plan plan_workspace(const struct trainer *t,
+                                            struct workspace_parts *parts) {
+    const struct schedule *schedule = &t->pipeline.schedule;
+    *parts = (struct workspace_parts){.count = schedule->shape.chunks,
+                                      .models = t->parts,
+                                      .sets = schedule->sets,
+                                      .inputs = schedule->inputs};
     bool full = t->options->train.recompute == RECOMPUTE_FULL;
     return (struct workspace_plan){.tokens = t->micro_sequences * t->options->data.sequence_length,
                                    .logit_rows = 1,
                                    .keep = full ? ACTS_INPUT : ACTS_ALL,
                                    .backward = true,
                                    .sequence = splits_sequence(t),
-                                   .adapter = t->trained};
+                                   .adapter = t->trained,
+                                   .parts = parts};
 }
 
 /* The three arenas of training proper, each counting or real. */
-static void push_batches(struct trainer *t, struct arena *arena) {
-    int64_t tokens = t->micro_sequences * t->options->data.sequence_length;
+static enum status push_batches(struct trainer *t, struct arena *arena) {
     for (int i = 0; i < t->micro_count; i++)
         loader_batch_layout(&t->micro[i], arena, t->micro_sequences,
                             t->options->data.sequence_length);
-    int64_t rows = sequence_room(tokens, splits_sequence(t) ? t->mesh.size[MESH_TP] : 1);
-    t->d_hidden = arena_push(
-        arena, dtype_bytes(activations_dtype(t), (size_t)(rows * t->model.config.hidden)));
+    return stages_plan(t, arena);
 }
 
 static enum status push_gradients(struct trainer *t, struct arena *arena) {
@@ -241,7 +238,7 @@ static enum status push_optimizer(struct trainer *t, struct arena *arena) {
 static enum status count_arenas(struct trainer *t, struct trainer_memory *memory) {
     struct arena counted;
     arena_count(&counted, "batches");
-    push_batches(t, &counted);
+    TRY(push_batches(t, &counted));
     memory->batches = counted.peak;
     arena_count(&counted, "gradients");
     TRY(push_gradients(t, &counted));
@@ -252,19 +249,34 @@ static enum status count_arenas(struct trainer *t, struct trainer_memory *memory
     return STATUS_OK;
 }
 
+/* Elements of the whole model's trained parameters; a tied embedding is on two stages. */
+static enum status count_trained(struct trainer *t) {
+    t->trained_elements = 0;
+    for (int i = 0; i < t->param_count; i++) {
+        const struct param *param = t->params[i];
+        bool second = param->id == WEIGHT_EMBED && !t->model.shard.embedding;
+        if (!second) t->trained_elements += param->slice.rows * param->slice.cols;
+    }
+    comm_all_reduce(&t->comms.comm[MESH_PP], &t->ws.stream, &t->trained_elements, 1, DTYPE_I64,
+                    COMM_SUM);
+    return stream_check(&t->ws.stream);
+}
+
 static enum status open_memory(struct trainer *t) {
-    const struct workspace_plan plan = plan_workspace(t);
     struct trainer_memory bytes;
-    TRY(workspace_open(&t->ws, &t->model, t->kernels, t->threads, &t->comms.comm[MESH_TP], &plan));
+    struct workspace_parts parts;
     TRY(count_arenas(t, &bytes));
+    const struct workspace_plan plan = plan_workspace(t, &parts);
+    TRY(workspace_open(&t->ws, &t->model, t->kernels, t->threads, &t->comms.comm[MESH_TP], &plan));
     TRY(arena_create(&t->batches, "batches", bytes.batches));
-    push_batches(t, &t->batches);
+    TRY(push_batches(t, &t->batches));
+    stages_connect(t);
     TRY(arena_create(&t->gradients, "gradients", bytes.gradients));
     TRY(push_gradients(t, &t->gradients));
     TRY(arena_create(&t->optimizer_state, "optimizer", bytes.optimizer));
     TRY(push_optimizer(t, &t->optimizer_state));
     optimizer_start(&t->optimizer, t->ws.exec.stream);
-    return STATUS_OK;
+    return count_trained(t);
 }
 
 static enum status open_parts(struct trainer *t) {
@@ -275,6 +287,7 @@ static enum status open_parts(struct trainer *t) {
                          activations_dtype(t)));
     TRY(open_tensor_parallel(t));
     TRY(open_model(t));
+    TRY(stages_view(t));
     TRY(open_adapter(t));
     TRY(list_trained(t));
     TRY(open_data(t));
@@ -284,11 +297,12 @@ static enum status open_parts(struct trainer *t) {
     return open_memory(t);
 }
 
-/* The model's and the adapter's shapes, on arenas that only count. */
+/* The model's and the adapter's shapes on the rank at t->place, on arenas that only count. */
 static enum status describe_model(struct trainer *t, struct arena *weights) {
     struct model_config config;
     TRY(read_model_config(t, &config));
-    const struct shard shard = my_shard(t, &config);
+    struct shard shard;
+    TRY(stages_shard(t->options, &t->mesh, &t->place, &config, &shard));
     return model_describe(&t->model, &config, &shard, matrix_layout(t), weights);
 }
 
@@ -304,33 +318,53 @@ static enum status describe_adapter(struct trainer *t, struct arena *factors) {
     return adapter_describe(&t->adapter, &t->model, &config, factors);
 }
 
-static enum status plan_parts(struct trainer *t, int ranks, struct trainer_memory *memory) {
+static enum status plan_parts(struct trainer *t, int rank, int ranks,
+                              struct trainer_memory *memory) {
     struct arena weights, factors;
     arena_count(&weights, "weights");
     arena_count(&factors, "adapter");
-    TRY(place_rank(t, 0, ranks));
-    t->place.at[MESH_TP] = t->mesh.size[MESH_TP] - 1; /* no slice is larger than the last */
+    TRY(place_rank(t, rank, ranks));
     TRY(describe_model(t, &weights));
+    TRY(stages_view(t));
     TRY(describe_adapter(t, &factors));
     TRY(list_trained(t));
     TRY(plan_microbatches(t));
     TRY(count_arenas(t, memory));
-    const struct workspace_plan plan = plan_workspace(t);
-    workspace_count(&t->model, activations_dtype(t), &plan, &memory->activations, &memory->scratch);
+    struct workspace_parts parts;
+    const struct workspace_plan plan = plan_workspace(t, &parts);
+    TRY(workspace_count(&t->model, activations_dtype(t), &plan, &memory->activations,
+                        &memory->scratch));
     memory->weights = weights.peak;
     memory->adapter = factors.peak;
     return STATUS_OK;
 }
 
-enum status trainer_plan(const struct run_options *options, int ranks,
+enum status trainer_plan(const struct run_options *options, int rank, int ranks,
                          struct trainer_memory *memory) {
     struct trainer *t = calloc(1, sizeof *t);
     if (!t) return status_fail(STATUS_MEMORY, "no memory to plan a run");
     t->options = options;
-    enum status status = plan_parts(t, ranks, memory);
+    enum status status = plan_parts(t, rank, ranks, memory);
     trainer_close(t);
     free(t);
     return status;
+}
+
+enum status trainer_plan_fullest(const struct run_options *options, int ranks,
+                                 struct trainer_memory *memory) {
+    const struct parallel_options *o = &options->parallel;
+    struct mesh mesh;
+    TRY(mesh_create(&mesh, ranks, &(struct mesh_options){o->tp, o->cp, o->dp, o->pp, o->order}));
+    *memory = (struct trainer_memory){0};
+    for (int stage = 0; stage < mesh.size[MESH_PP]; stage++) {
+        struct trainer_memory bytes;
+        const struct mesh_place place = {
+            /* no slice is larger than the last */
+            .at = {[MESH_TP] = mesh.size[MESH_TP] - 1, [MESH_PP] = stage}};
+        TRY(trainer_plan(options, mesh_rank(&mesh, &place), ranks, &bytes));
+        if (trainer_memory_total(&bytes) > trainer_memory_total(memory)) *memory = bytes;
+    }
+    return STATUS_OK;
 }
 
 static enum status plan_data(struct trainer *t, struct trainer_data *data) {
@@ -390,20 +424,23 @@ static int choose_threads(const struct train_options *o, const struct parallel *
     return threads;
 }
 
-/* A run that is too large would be killed by the system somewhere, without a word. */
-static enum status check_memory(const struct run_options *options,
-                                const struct parallel *parallel) {
+/* A run that is too large would be killed by the system somewhere, without a word. Collective. */
+static enum status check_memory(const struct run_options *options, struct parallel *parallel) {
     struct trainer_memory memory;
-    size_t together, available;
-    TRY(trainer_plan(options, parallel->world.size, &memory));
-    size_t bytes = trainer_memory_total(&memory);
-    if (__builtin_mul_overflow(bytes, (size_t)parallel->node_size, &together)) together = SIZE_MAX;
-    if (!memory_available("", &available) || together <= available) return STATUS_OK;
-    return status_fail(STATUS_MEMORY,
-                       "the run needs %.1f MiB on this host (ranks: %d, each %.1f MiB), where %.1f "
-                       "MiB are available: lower train.micro_batch or data.sequence_length, set "
-                       "train.recompute to full, or train a smaller model",
-                       to_mib(together), parallel->node_size, to_mib(bytes), to_mib(available));
+    size_t available;
+    TRY(parallel_agree(&parallel->world,
+                       trainer_plan(options, parallel->world.rank, parallel->world.size, &memory)));
+    double bytes = (double)trainer_memory_total(&memory), together = bytes;
+    TRY(parallel_sum_of_host(parallel, &together));
+    enum status status = STATUS_OK;
+    if (memory_available("", &available) && together > (double)available)
+        status = status_fail(
+            STATUS_MEMORY,
+            "the run needs %.1f MiB on this host (ranks: %d, this one %.1f MiB), where %.1f "
+            "MiB are available: lower train.micro_batch or data.sequence_length, set "
+            "train.recompute to full, or train a smaller model",
+            together / (1 << 20), parallel->node_size, bytes / (1 << 20), to_mib(available));
+    return parallel_agree(&parallel->world, status);
 }
 
 enum status trainer_open(struct trainer *t, const struct run_options *options,
@@ -414,7 +451,7 @@ enum status trainer_open(struct trainer *t, const struct run_options *options,
     t->best_loss = INFINITY;
     t->threads = choose_threads(&options->train, parallel);
     /* agreed on before any rank takes what another one would then miss */
-    enum status status = parallel_agree(&parallel->world, check_memory(options, parallel));
+    enum status status = check_memory(options, parallel);
     if (status == STATUS_OK) status = parallel_agree(&parallel->world, open_parts(t));
     if (status == STATUS_OK)
         status =
@@ -429,6 +466,9 @@ void trainer_close(struct trainer *t) {
     optimizer_free(&t->optimizer);
     dp_free(&t->dp);
     tensor_parallel_close(&t->tensor);
+    tensor_parallel_close(&t->tensor);
+    pipeline_free(&t->pipeline);
+    free(t->parts);
     workspace_close(&t->ws);
     arena_free(&t->gradients);
     arena_free(&t->optimizer_state);
@@ -442,13 +482,6 @@ void trainer_close(struct trainer *t) {
     free(t->micro);
     mesh_close(&t->comms);
     memset(t, 0, sizeof *t);
-}
-
-int64_t trainer_trained(const struct trainer *t) {
-    int64_t total = 0;
-    for (int i = 0; i < t->param_count; i++)
-        total += t->params[i]->slice.rows * t->params[i]->slice.cols;
-    return total;
 }
 
 size_t trainer_memory_total(const struct trainer_memory *memory) {

@@ -10,6 +10,7 @@
 #include "parallel/data_parallel.h"
 #include "parallel/mesh.h"
 #include "parallel/parallel.h"
+#include "parallel/pipeline.h"
 #include "parallel/tensor_parallel.h"
 #include "train/optimizer.h"
 #include "train/options.h"
@@ -38,14 +39,16 @@ struct trainer {
     struct adapter adapter;        /* train.mode lora */
     const struct adapter *trained; /* &adapter or NULL */
     int param_count;
-    struct param **params; /* what is trained */
+    struct param **params;    /* what is trained, of this rank */
+    int64_t trained_elements; /* of the whole model, without padding */
 
     struct tensor_parallel tensor;
     struct dp dp;
     struct optimizer optimizer;
     struct workspace ws;
     struct arena gradients, optimizer_state, batches;
-    void *d_hidden; /* (M, C) gradient of a microbatch's hidden states */
+    struct model *parts;      /* (chunks) those of the model that a microbatch goes through */
+    struct pipeline pipeline; /* how it does; one stage is a pipeline too */
 
     struct loader *train, *validation; /* validation: NULL when there is none */
     int micro_count;
@@ -84,9 +87,6 @@ void trainer_close(struct trainer *trainer); /* may be called twice, and on a ze
 /* One optimizer step. STATUS_NUMERIC names step and tensor. Collective. */
 enum status trainer_step(struct trainer *trainer, struct step_report *report);
 
-/* The forward pass of a training batch (not empty) into ws.acts. */
-void trainer_forward(struct trainer *trainer, const struct loader_batch *micro);
-
 /* Mean token loss over the whole validation set. STATUS_FORMAT when none of it has any weight.
  * Collective. */
 enum status trainer_validate(struct trainer *trainer, double *loss);
@@ -94,16 +94,17 @@ enum status trainer_validate(struct trainer *trainer, double *loss);
 /* Writes a checkpoint of the present step; `best` marks it. Collective. */
 enum status trainer_checkpoint(struct trainer *trainer, bool best);
 
-/* Trained parameters of the whole model: elements, without padding. */
-int64_t trainer_trained(const struct trainer *trainer);
-
 /* Bytes that are allocated. */
 struct trainer_memory trainer_memory(const struct trainer *trainer);
 
-/* The bytes a rank of `ranks` would allocate, counted by the same code; no weight and no token is
- * read, only configurations. */
-enum status trainer_plan(const struct run_options *options, int ranks,
+/* The bytes that rank `rank` of `ranks` would allocate, counted by the same code; no weight and no
+ * token is read, only configurations. */
+enum status trainer_plan(const struct run_options *options, int rank, int ranks,
                          struct trainer_memory *memory);
+
+/* The same of the rank that takes most: pipeline stages differ. */
+enum status trainer_plan_fullest(const struct run_options *options, int ranks,
+                                 struct trainer_memory *memory);
 
 /* What the token files hold, and how many steps that makes. */
 struct trainer_data {
