@@ -182,7 +182,7 @@ static const void *run_forward(void *context, const struct action *action, void 
     t->ws.stream.where.microbatch = walk->training ? action->microbatch : WHERE_NO_MICROBATCH;
     struct trace_span trace = begin_layers(walk, TRACE_FORWARD, action);
     stage_forward(&t->ws.exec, part, &batch, acts);
-    trace_end(&t->trace, &trace);
+    if (walk->training) trace_end(&t->trace, &trace); /* validation is one span already */
     t->ws.stream.where = (struct where){0};
     if (walk->visit) walk->visit(t, part, acts, batch.tokens, walk->context);
     return acts->hidden;
