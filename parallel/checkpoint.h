@@ -24,7 +24,7 @@
 #include "core/comm.h"
 #include "kernels/pack.h"
 
-enum { CHECKPOINT_NAME_BYTES = 256 };
+enum { CHECKPOINT_NAME_BYTES = 256, CHECKPOINT_HISTORY = 256 };
 
 /* A rectangle of a logical tensor, and where its values are: a whole parameter under data parallel,
  * a range of rows under ZeRO or row-wise sharding, of columns under column-wise sharding. Never
@@ -45,6 +45,10 @@ struct checkpoint_state {
     uint64_t tokenizer_hash;
     double best_loss; /* lowest validation loss so far */
     char *config;     /* the resolved configuration, text; checkpoint_load allocates it */
+    /* What the run remembers of its steps, as it likes; none in checkpoints before there was any.
+     */
+    int64_t history_count; /* at most CHECKPOINT_HISTORY */
+    double history[CHECKPOINT_HISTORY];
 };
 
 /* Writes DIRECTORY/step-N (made if need be) and removes all but the newest `keep` (at least 1) and
@@ -68,12 +72,12 @@ enum status checkpoint_load(struct comm *world, const char *directory, int64_t s
                             struct checkpoint_state *state, const struct checkpoint_slab *slabs,
                             int slab_count);
 
-/* Loads the newest checkpoint that is intact: one that fails its hashes is logged and passed over.
- * *step = -1 when there is none, and nothing is changed. STATUS_FORMAT when there are some and all
- * are damaged. */
-enum status checkpoint_resume(struct comm *world, const char *directory, int64_t *step,
-                              struct checkpoint_state *state, const struct checkpoint_slab *slabs,
-                              int slab_count);
+/* Loads the newest checkpoint below `below` (INT64_MAX: any) that is intact: one that fails its
+ * hashes is logged and passed over. *step = -1 when there is none, and nothing is changed.
+ * STATUS_FORMAT when there are some and all are damaged. */
+enum status checkpoint_resume(struct comm *world, const char *directory, int64_t below,
+                              int64_t *step, struct checkpoint_state *state,
+                              const struct checkpoint_slab *slabs, int slab_count);
 
 /* Says which step is the best one; atomic. One rank calls it, after checkpoint_save. */
 enum status checkpoint_mark_best(const char *directory, int64_t step);

@@ -58,6 +58,22 @@ static enum status read_config(hid_t file, const char *path, char **config) {
     return status;
 }
 
+static enum status read_history(hid_t file, const char *path, struct checkpoint_state *state) {
+    const char *name = CHECKPOINT_STATE "/history";
+    state->history_count = 0;
+    if (!exists(file, name)) return STATUS_OK;
+    hid_t dataset = H5Dopen2(file, name, H5P_DEFAULT);
+    hid_t space = dataset > 0 ? H5Dget_space(dataset) : 0;
+    hssize_t count = space > 0 ? H5Sget_simple_extent_npoints(space) : -1;
+    bool done =
+        count >= 0 && count <= CHECKPOINT_HISTORY &&
+        H5Dread(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, state->history) >= 0;
+    if (done) state->history_count = count;
+    if (space > 0) H5Sclose(space);
+    if (dataset > 0) H5Dclose(dataset);
+    return done ? STATUS_OK : unreadable(path, name);
+}
+
 static enum status read_state(hid_t file, const char *path, struct checkpoint_state *state) {
     const struct {
         const char *name;
@@ -73,6 +89,7 @@ static enum status read_state(hid_t file, const char *path, struct checkpoint_st
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         TRY(read_scalar(file, path, rows[i].name, rows[i].type, rows[i].value));
+    TRY(read_history(file, path, state));
     return read_config(file, path, &state->config);
 }
 
@@ -208,13 +225,13 @@ enum status checkpoint_latest(struct comm *world, const char *directory, int64_t
     return stream_check(&stream);
 }
 
-enum status checkpoint_resume(struct comm *world, const char *directory, int64_t *step,
-                              struct checkpoint_state *state, const struct checkpoint_slab *slabs,
-                              int slab_count) {
-    for (int64_t below = INT64_MAX;; below = *step) {
-        TRY(checkpoint_latest(world, directory, below, step));
+enum status checkpoint_resume(struct comm *world, const char *directory, int64_t below,
+                              int64_t *step, struct checkpoint_state *state,
+                              const struct checkpoint_slab *slabs, int slab_count) {
+    for (int64_t next = below;; next = *step) {
+        TRY(checkpoint_latest(world, directory, next, step));
         /* what was skipped may have been read in part: starting anew is not for us to decide */
-        if (*step < 0 && below != INT64_MAX)
+        if (*step < 0 && next != below)
             return status_fail(STATUS_FORMAT, "%s: none of the checkpoints is intact", directory);
         if (*step < 0) return STATUS_OK;
         enum status status = checkpoint_load(world, directory, *step, state, slabs, slab_count);

@@ -240,6 +240,9 @@ static enum status write_state(const struct durable_h5 *file,
     TRY(write_value(file, CHECKPOINT_STATE "/tokenizer_hash", H5T_STD_U64LE, 0,
                     &state->tokenizer_hash));
     TRY(write_value(file, CHECKPOINT_STATE "/best_loss", H5T_IEEE_F64LE, 0, &state->best_loss));
+    if (state->history_count > 0)
+        TRY(write_value(file, CHECKPOINT_STATE "/history", H5T_IEEE_F64LE, state->history_count,
+                        state->history));
     const char *config = state->config ? state->config : "";
     hid_t text = H5Tcopy(H5T_C_S1);
     H5Tset_size(text, strlen(config) + 1);
@@ -317,7 +320,7 @@ static void tidy(struct comm *world, const char *directory, int64_t step, int ke
 enum status checkpoint_save(struct comm *world, const char *directory,
                             const struct checkpoint_state *state,
                             const struct checkpoint_slab *slabs, int slab_count, int keep) {
-    assert(keep >= 1 && state->step >= 0);
+    assert(keep >= 1 && state->step >= 0 && state->history_count <= CHECKPOINT_HISTORY);
     TRY(checkpoint_directory_check(directory));
     enum status status = parallel_agree(
         world, world->rank == 0 ? checkpoint_directory_begin(directory, state->step) : STATUS_OK);

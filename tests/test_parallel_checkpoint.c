@@ -158,7 +158,7 @@ static int64_t load(struct comm *comm, int64_t step) {
     if (step >= 0)
         assert_ok(checkpoint_load(comm, folder, step, &state, slabs, count));
     else
-        assert_ok(checkpoint_resume(comm, folder, &step, &state, slabs, count));
+        assert_ok(checkpoint_resume(comm, folder, INT64_MAX, &step, &state, slabs, count));
     if (step >= 0) {
         assert_state(&state, step);
         assert_true(holds(slabs, count, step));

@@ -69,14 +69,16 @@ enum status trainer_checkpoint(struct trainer *t, bool best) {
     const struct comm *world = &t->parallel->world;
     char *config = NULL;
     TRY(parallel_agree(&t->parallel->world, continuation_describe(t, &config)));
-    const struct checkpoint_state state = {.step = t->step,
-                                           .cursor = t->step * t->options->train.global_batch,
-                                           .tokens = t->tokens,
-                                           .seed = (uint64_t)t->options->train.seed,
-                                           .tokenizer_hash =
-                                               t->tokenizer ? tokenizer_hash(t->tokenizer) : 0,
-                                           .best_loss = t->best_loss,
-                                           .config = config};
+    struct checkpoint_state state = {.step = t->step,
+                                     .cursor = trainer_cursor(t),
+                                     .tokens = t->tokens,
+                                     .seed = (uint64_t)t->options->train.seed,
+                                     .tokenizer_hash =
+                                         t->tokenizer ? tokenizer_hash(t->tokenizer) : 0,
+                                     .best_loss = t->best_loss,
+                                     .config = config,
+                                     .history_count = GUARD_NUMBERS};
+    guard_save(&t->guard, state.history);
     enum status status = parallel_agree(&t->parallel->world, slabs_create(t, true, &slabs));
     if (status == STATUS_OK)
         status = checkpoint_save(&t->parallel->world, path, &state, slabs.items, slabs.count,
@@ -136,6 +138,16 @@ static enum status check_length(const struct trainer *t) {
                        (long long)t->step, (long long)t->step);
 }
 
+/* The tensors are read; checkpoints from before there was a guard have no history of one. */
+static void take_state(struct trainer *t, const struct checkpoint_state *state) {
+    t->step = state->step;
+    t->tokens = state->tokens;
+    t->best_loss = state->best_loss;
+    t->data_offset = state->cursor - state->step * t->options->train.global_batch;
+    guard_load(&t->guard, state->history, state->history_count);
+    optimizer_refresh(&t->optimizer, &t->ws.stream);
+}
+
 static enum status read_newest(struct trainer *t, const char *path) {
     struct slabs slabs;
     struct checkpoint_state state = {0};
@@ -143,19 +155,33 @@ static enum status read_newest(struct trainer *t, const char *path) {
     int64_t step = -1;
     TRY(check_newest(t, path));
     TRY(parallel_agree(world, slabs_create(t, false, &slabs)));
-    enum status status = checkpoint_resume(world, path, &step, &state, slabs.items, slabs.count);
+    enum status status =
+        checkpoint_resume(world, path, INT64_MAX, &step, &state, slabs.items, slabs.count);
     if (status == STATUS_OK && step >= 0)
         status = parallel_agree(world, continuation_check(t, &state, world->rank == 0));
     if (status == STATUS_OK && step >= 0) {
-        t->step = state.step;
-        t->tokens = state.tokens;
-        t->best_loss = state.best_loss;
-        optimizer_refresh(&t->optimizer, &t->ws.stream);
+        take_state(t, &state);
         log_line(LOG_INFO, "event=resume step=%lld tokens=%lld", (long long)t->step,
                  (long long)t->tokens);
         status = repair_mark(t, path);
         if (status == STATUS_OK) status = check_length(t);
     }
+    free(state.config);
+    slabs_free(&slabs);
+    return status;
+}
+
+enum status checkpoints_rewind(struct trainer *t, int64_t below, int64_t *step) {
+    char path[4096];
+    struct slabs slabs;
+    struct checkpoint_state state = {0};
+    struct comm *world = &t->parallel->world;
+    directory_of(t, path);
+    *step = -1;
+    TRY(parallel_agree(world, slabs_create(t, false, &slabs)));
+    enum status status =
+        checkpoint_resume(world, path, below, step, &state, slabs.items, slabs.count);
+    if (status == STATUS_OK && *step >= 0) take_state(t, &state);
     free(state.config);
     slabs_free(&slabs);
     return status;

@@ -10,6 +10,10 @@
  * another model's. Other changes are logged. Collective. */
 enum status checkpoints_resume(struct trainer *trainer);
 
+/* Goes back to the newest intact checkpoint of a step below `below`, with its data cursor; *step =
+ * -1 where there is none, and nothing happens. Collective. */
+enum status checkpoints_rewind(struct trainer *trainer, int64_t below, int64_t *step);
+
 /* STATUS_CONFIG when the run's directory holds a checkpoint: one that begins anew would leave later
  * ones of another run, and a resume would take those. Collective. */
 enum status checkpoints_refuse(struct trainer *trainer);

@@ -114,18 +114,39 @@ static struct finding find(struct trainer *t, double loss) {
     return finding;
 }
 
-/* fabs: a NaN's sign says nothing and would be printed. */
-enum status diagnose_nonfinite(struct trainer *t, const struct step_report *report, double loss) {
+/* The rank of the lowest key (at least 0, below 2^32), and what it found. */
+static enum status settle(struct trainer *t, int64_t key, const char *name,
+                          struct diagnosis *diagnosis) {
     struct comm *world = &t->parallel->world;
-    struct finding finding = find(t, loss);
-    int64_t mine = (int64_t)finding.place * world->size + world->rank, first = mine;
+    int64_t first = key * world->size + world->rank;
     comm_all_reduce(world, &t->ws.stream, &first, 1, DTYPE_I64, COMM_MIN);
-    stream_check(&t->ws.stream); /* of the forward; told below */
-    if (first != mine) return parallel_agree(world, STATUS_OK);
-    return parallel_agree(
-        world, status_fail(STATUS_NUMERIC,
-                           "step %lld: loss %g, gradient norm %g: the first tensor that is not "
-                           "finite is %s",
-                           (long long)report->step, fabs(report->loss), fabs(report->gradient_norm),
-                           finding.name));
+    *diagnosis = (struct diagnosis){.rank = (int)(first % world->size)};
+    snprintf(diagnosis->tensor, sizeof diagnosis->tensor, "%s", name);
+    comm_broadcast(world, &t->ws.stream, diagnosis->tensor, sizeof diagnosis->tensor, DTYPE_U8,
+                   diagnosis->rank);
+    return stream_check(&t->ws.stream);
+}
+
+enum status diagnose_nonfinite(struct trainer *t, double loss, struct diagnosis *diagnosis) {
+    struct finding finding = find(t, loss);
+    /* what the forward found wrong is in the finding; a lost peer is met again */
+    if (t->ws.stream.status != STATUS_PEER) stream_check(&t->ws.stream);
+    return settle(t, finding.place, finding.name, diagnosis);
+}
+
+enum status diagnose_largest(struct trainer *t, struct diagnosis *diagnosis) {
+    const struct comm *world = &t->parallel->world;
+    double largest = -1.0, over_ranks;
+    char name[NAME_BYTES] = "";
+    for (int i = 0; i < t->optimizer.count; i++) {
+        const struct optimizer_slot *slot = &t->optimizer.slots[i];
+        double sum = 0.0;
+        t->kernels->sum_squares(&t->ws.stream, &sum, slot->param->grad.data, slot->elements);
+        if (!(sum > largest)) continue;
+        largest = sum;
+        snprintf(name, sizeof name, "gradient of %s", slot->param->name);
+    }
+    over_ranks = largest;
+    comm_all_reduce(&t->parallel->world, &t->ws.stream, &over_ranks, 1, DTYPE_F64, COMM_MAX);
+    return settle(t, largest < over_ranks ? world->size : 0, name, diagnosis);
 }

@@ -60,12 +60,8 @@ static void probe_peak(struct metrics *metrics) {
     metrics->probes++;
 }
 
-enum status metrics_open(struct metrics *metrics, const struct trainer *t) {
-    *metrics = (struct metrics){.trainer = t};
-    progress_begin(&metrics->progress, "train", t->steps);
-    metrics->flops_per_token = metrics_flops_per_token(t);
-    for (int i = 0; i < METRICS_PROBES; i++) probe_peak(metrics);
-    if (t->parallel->world.rank != 0) return STATUS_OK;
+static enum status open_files(struct metrics *metrics) {
+    const struct trainer *t = metrics->trainer;
     char path[4096];
     metrics_path(t, path);
     TRY(drop_lost_lines(path, t->step));
@@ -73,6 +69,14 @@ enum status metrics_open(struct metrics *metrics, const struct trainer *t) {
     if (!metrics->file) return status_fail(STATUS_IO, "%s: %s", path, strerror(errno));
     return gauges_open(&metrics->gauges, t->options->train.out, t->parallel->world.size, t->step,
                        t->options->train.tensorboard);
+}
+
+enum status metrics_open(struct metrics *metrics, const struct trainer *t) {
+    *metrics = (struct metrics){.trainer = t};
+    progress_begin(&metrics->progress, "train", t->steps);
+    metrics->flops_per_token = metrics_flops_per_token(t);
+    for (int i = 0; i < METRICS_PROBES; i++) probe_peak(metrics);
+    return t->parallel->world.rank == 0 ? open_files(metrics) : STATUS_OK;
 }
 
 void metrics_close(struct metrics *metrics) {
@@ -140,6 +144,7 @@ static void fill_gauges(struct metrics *metrics, const struct step_report *repor
     values->rate = pace->rate;
     values->flops = pace->flops;
     values->mfu = pace->flops / metrics->peak_flops;
+    values->skipped = (double)metrics->trainer->guard.total_skipped;
     values->resident_bytes = peak_resident_mib() * 0x1p20;
 }
 
@@ -154,7 +159,8 @@ enum status metrics_step(struct metrics *metrics, const struct step_report *repo
     const struct trainer *t = metrics->trainer;
     metrics->held_tokens += report->tokens;
     metrics->held_seconds += report->seconds;
-    bool due = report->step % t->options->train.log_every == 0 || report->step == t->steps;
+    bool due = report->step % t->options->train.log_every == 0 || report->step == t->steps ||
+               report->verdict != GUARD_TAKE || report->rewind;
     if (!due || !metrics->file) return STATUS_OK;
     struct pace pace = {.rate = (double)metrics->held_tokens / metrics->held_seconds};
     pace.flops = pace.rate * metrics->flops_per_token;
@@ -164,15 +170,18 @@ enum status metrics_step(struct metrics *metrics, const struct step_report *repo
     print_step(metrics, report, &pace);
     fill_gauges(metrics, report, &pace);
     TRY(gauges_step(&metrics->gauges));
-    char loss[32], norm[32];
+    char loss[32], norm[32], skipped[64] = "";
+    if (report->verdict != GUARD_TAKE)
+        snprintf(skipped, sizeof skipped, ",\"skipped\":\"%s\"",
+                 guard_verdict_name(report->verdict));
     return write_line(metrics,
                       "{\"kind\":\"train\",\"step\":%lld,\"loss\":%s,\"grad_norm\":%s,"
                       "\"lr\":%.9g,\"tokens\":%lld,\"tokens_per_second\":%.6g,\"gflops\":%.6g,"
-                      "\"mfu\":%.6g,\"rss_mib\":%.6g,\"seconds\":%.3f}\n",
+                      "\"mfu\":%.6g,\"rss_mib\":%.6g,\"seconds\":%.3f%s}\n",
                       (long long)report->step, json_number(loss, report->loss),
                       json_number(norm, report->gradient_norm), report->lr, (long long)t->tokens,
                       pace.rate, pace.flops * 1e-9, pace.flops / metrics->peak_flops,
-                      peak_resident_mib(), progress_seconds(&metrics->progress));
+                      peak_resident_mib(), progress_seconds(&metrics->progress), skipped);
 }
 
 enum status metrics_validation(struct metrics *metrics, double loss, bool best) {
@@ -188,4 +197,15 @@ enum status metrics_validation(struct metrics *metrics, double loss, bool best) 
     return write_line(
         metrics, "{\"kind\":\"validation\",\"step\":%lld,\"loss\":%.17g,\"perplexity\":%.9g}\n",
         (long long)t->step, loss, fmin(exp(loss), DBL_MAX)); /* JSON has no infinity */
+}
+
+enum status metrics_rewind(struct metrics *metrics, const struct rewind *rewind) {
+    if (!metrics->file) return STATUS_OK;
+    metrics_close(metrics);
+    TRY(open_files(metrics));
+    return write_line(metrics,
+                      "{\"kind\":\"rewind\",\"step\":%lld,\"from\":%lld,\"sample\":%lld,"
+                      "\"samples\":%lld}\n",
+                      (long long)rewind->to + 1, (long long)rewind->from,
+                      (long long)rewind->first_sample, (long long)rewind->samples);
 }

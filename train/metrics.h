@@ -1,15 +1,19 @@
 /* What a run tells: key=value lines (or a bar on a terminal) and metrics.jsonl, one object a line:
  *   {"kind":"train","step":..,"loss":..,"grad_norm":..,"lr":..,"tokens":..,"tokens_per_second":..,
  *    "gflops":..,"mfu":..,"rss_mib":..,"seconds":..}
+ *       and, where the step was skipped, "skipped":"nonfinite" or "skipped":"spike"
  *   {"kind":"validation","step":..,"loss":..,"perplexity":..}
- * loss and grad_norm have 17 digits: runs that computed the same have the same text there; null
- * where one isn't finite. rss_mib is the peak of rank 0's process so far. The same figures go where
- * monitors look for them (train/gauges.h). */
+ *   {"kind":"rewind","step":..,"from":..,"sample":..,"samples":..}   steps `step` to `from` are
+ * done again, without the `samples` samples from the `sample`th on loss and grad_norm have 17
+ * digits: runs that computed the same have the same text there; null where one isn't finite.
+ * rss_mib is the peak of rank 0's process so far. The same figures go where monitors look for them
+ * (train/gauges.h). */
 #ifndef STRATA_TRAIN_METRICS_H
 #define STRATA_TRAIN_METRICS_H
 
 #include "core/progress.h"
 #include "train/gauges.h"
+#include "train/safety.h"
 #include "train/trainer.h"
 
 #include <stdio.h>
@@ -42,6 +46,9 @@ enum { METRICS_PROBES = 4 };
  * the run that wrote them). The directory must be there. */
 enum status metrics_open(struct metrics *metrics, const struct trainer *trainer);
 void metrics_close(struct metrics *metrics);
+
+/* The run went back: lines of the steps that are undone are dropped, one tells of it. */
+enum status metrics_rewind(struct metrics *metrics, const struct rewind *rewind);
 
 /* After a step; prints every train.log_every. Only rank 0 does anything, so only it can fail. */
 enum status metrics_step(struct metrics *metrics, const struct step_report *report);

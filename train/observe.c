@@ -14,6 +14,7 @@ void observe_begin(struct trainer *t) {
     trace_watch(&t->trace, &t->comms.down);
     trace_watch(&t->trace, &t->comms.ends);
     for (int axis = 0; axis < MESH_AXES; axis++) trace_watch(&t->trace, &t->comms.comm[axis]);
+    trace_watch(&t->trace, &t->tensor.copies);
 }
 
 void observe_end(struct trainer *t) {

@@ -11,6 +11,7 @@ static const char *const dtype_words[] = {"fp32", "bf16", NULL};
 static const char *const mode_words[] = {"full", "lora", NULL};
 static const char *const schedule_words[] = {"cosine", "wsd", "linear", "constant", NULL};
 static const char *const recompute_words[] = {"none", "full", NULL};
+static const char *const nonfinite_words[] = {"stop", "skip", NULL};
 static const char *const resume_words[] = {"auto", "never", NULL};
 
 static const struct config_row model_rows[] = {
@@ -60,6 +61,19 @@ static const struct config_row train_rows[] = {
      .help = "AdamW, on matrices; norms and biases have none"},
     {"clip", CONFIG_DOUBLE, FIELD(train_options, clip), "1", .low = 0, .high = 1e9,
      .help = "largest global gradient norm; 0 never clips"},
+    {"on_nonfinite", CONFIG_ENUM, FIELD(train_options, on_nonfinite), "stop",
+     .words = nonfinite_words,
+     .help = "a loss or gradient that isn't finite: end the run, or skip the optimizer step"},
+    {"spike_factor", CONFIG_DOUBLE, FIELD(train_options, spike_factor), "0", .low = 0, .high = 1e9,
+     .help = "skip a step whose gradient norm is above this many medians of the last 64 norms; 0 "
+             "skips none"},
+    {"max_skipped", CONFIG_INT, FIELD(train_options, max_skipped), "10", .low = 1, .high = 1e9,
+     .help = "steps that may be skipped in a row; one more ends the run"},
+    {"rewind_after", CONFIG_INT, FIELD(train_options, rewind_after), "0", .low = 0, .high = 1e6,
+     .help = "when the loss was too high for so many steps, go back to the checkpoint before them "
+             "and leave their data out; 0 never does"},
+    {"rewind_factor", CONFIG_DOUBLE, FIELD(train_options, rewind_factor), "1.5", .low = 1,
+     .high = 1e6, .help = "a loss above this many medians of the last 64 is too high"},
     {"recompute", CONFIG_ENUM, FIELD(train_options, recompute), "none", .words = recompute_words,
      .help = "activations: keep them, or keep each layer's input and compute the rest again"},
     {"seed", CONFIG_INT, FIELD(train_options, seed), "1", .low = 0, .high = 1e15,
@@ -151,6 +165,19 @@ void run_options_tables(struct run_options *options, struct config_table tables[
         (struct config_table){"parallel", parallel_rows, ROWS(parallel_rows), &options->parallel};
 }
 
+static enum status check_rewind(const struct train_options *train) {
+    if (train->rewind_after == 0) return STATUS_OK;
+    if (train->checkpoint_every == 0)
+        return status_fail(STATUS_CONFIG, "train.rewind_after needs train.checkpoint_every");
+    if ((double)(train->keep - 1) * (double)train->checkpoint_every >= (double)train->rewind_after)
+        return STATUS_OK;
+    return status_fail(STATUS_CONFIG,
+                       "train.keep %lld with train.checkpoint_every %lld keeps no checkpoint older "
+                       "than train.rewind_after %lld steps: raise train.keep",
+                       (long long)train->keep, (long long)train->checkpoint_every,
+                       (long long)train->rewind_after);
+}
+
 enum status run_options_check(const struct run_options *options) {
     const struct train_options *train = &options->train;
     bool has_path = *options->model.path, has_config = *options->model.config;
@@ -171,6 +198,7 @@ enum status run_options_check(const struct run_options *options) {
         return status_fail(STATUS_CONFIG,
                            "parallel.chunks %lld needs parallel.schedule interleaved",
                            (long long)parallel->chunks);
+    TRY(check_rewind(train));
     if (train->min_lr > train->lr)
         return status_fail(STATUS_CONFIG, "train.min_lr %g is above train.lr %g", train->min_lr,
                            train->lr);

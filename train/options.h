@@ -20,6 +20,7 @@ enum option_dtype { OPTION_FP32, OPTION_BF16 };
 enum train_mode { TRAIN_FULL, TRAIN_LORA };
 enum train_schedule { SCHEDULE_COSINE, SCHEDULE_WSD, SCHEDULE_LINEAR, SCHEDULE_CONSTANT };
 enum train_recompute { RECOMPUTE_NONE, RECOMPUTE_FULL };
+enum train_nonfinite { NONFINITE_STOP, NONFINITE_SKIP };
 enum train_resume { RESUME_AUTO, RESUME_NEVER };
 
 struct train_options {
@@ -39,6 +40,11 @@ struct train_options {
     bool tensorboard;
     int64_t trace_step; /* 0 = none */
     int64_t slow_rank_every;
+    int on_nonfinite;
+    int64_t max_skipped;
+    double spike_factor;
+    int64_t rewind_after; /* 0 = never */
+    double rewind_factor;
 };
 
 struct lora_options {

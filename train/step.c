@@ -3,19 +3,23 @@
 #include "core/log.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/units.h"
-#include "train/diagnose.h"
 #include "train/observe.h"
+#include "train/safety.h"
 #include "train/schedule.h"
 #include "train/stages.h"
 
 #include <math.h>
 #include <string.h>
 
+int64_t trainer_cursor(const struct trainer *t) {
+    return t->step * t->options->train.global_batch + t->data_offset;
+}
+
 /* My sequences of the step, a microbatch at a time. The last ones may be empty. */
 static enum status read_microbatches(struct trainer *t) {
     int64_t batch = t->options->train.global_batch;
     struct loader_share mine = loader_share(batch, t->place.at[MESH_DP], t->mesh.size[MESH_DP]);
-    int64_t first = t->step * batch + mine.first, left = mine.count;
+    int64_t first = trainer_cursor(t) + mine.first, left = mine.count;
     for (int i = 0; i < t->micro_count; i++) {
         int64_t count = min_i64(left, t->micro_sequences);
         TRY(loader_read(t->train, first, count, &t->micro[i]));
@@ -68,7 +72,7 @@ static enum status normalise_weights(struct trainer *t, enum status mine,
     TRY(stream_check(&t->ws.stream));
     if (sums[SUM_FAILED] > 0.0) return parallel_agree(&t->parallel->world, mine);
     int64_t batch = t->options->train.global_batch;
-    TRY(loader_check_trained(t->train, (int64_t)sums[SUM_TARGETS], t->step + 1, t->step * batch,
+    TRY(loader_check_trained(t->train, (int64_t)sums[SUM_TARGETS], t->step + 1, trainer_cursor(t),
                              batch));
     float scale = (float)(1.0 / sums[SUM_WEIGHT]);
     for (int i = 0; i < t->micro_count; i++)
@@ -103,17 +107,6 @@ static double gradient_norm(struct trainer *t) {
     return sqrt(sum);
 }
 
-/* Ranks must stop together: the failure of one becomes everybody's. The sums that all ranks share
- * are not finite when anything on one rank isn't. */
-static enum status agree_on_numbers(struct trainer *t, const struct step_report *report,
-                                    double loss) {
-    enum status status = stream_check(&t->ws.stream);
-    if (status == STATUS_PEER) return status; /* nobody left to agree with */
-    if (!isfinite(report->loss) || !isfinite(report->gradient_norm))
-        return diagnose_nonfinite(t, report, loss);
-    return parallel_agree(&t->parallel->world, status);
-}
-
 /* Ranks decide by these figures, and must decide alike; that a sum over ranks has the same last bit
  * on all of them is a habit of MPI libraries, not a promise. */
 static void take_first_ranks_figures(struct trainer *t, struct step_report *report) {
@@ -137,8 +130,22 @@ static float clip_scale(const struct trainer *t, double norm) {
     return clip > 0.0 && norm > clip ? (float)(clip / norm) : 1.0f;
 }
 
-static enum status take_step(struct trainer *t, struct step_report *report) {
+static void update_weights(struct trainer *t, const struct step_report *report) {
     const struct train_options *o = &t->options->train;
+    const struct optimizer_step update = {.lr = report->lr,
+                                          .beta1 = o->beta1,
+                                          .beta2 = o->beta2,
+                                          .eps = o->eps,
+                                          .weight_decay = o->weight_decay,
+                                          .step = report->step,
+                                          .grad_scale = clip_scale(t, report->gradient_norm)};
+    struct trace_span span = trace_begin_phase(&t->trace, TRACE_OPTIMIZER);
+    optimizer_update(&t->optimizer, &t->ws.exec, &update);
+    trace_end(&t->trace, &span);
+    t->tokens += report->tokens;
+}
+
+static enum status take_step(struct trainer *t, struct step_report *report) {
     double start = clock_seconds();
     *report = (struct step_report){.step = t->step + 1};
     struct trace_span span = trace_begin_phase(&t->trace, TRACE_DATA);
@@ -151,21 +158,10 @@ static enum status take_step(struct trainer *t, struct step_report *report) {
     report->gradient_norm = gradient_norm(t);
     trace_end(&t->trace, &span);
     take_first_ranks_figures(t, report);
-    TRY(agree_on_numbers(t, report, mine));
-
-    report->lr = schedule_rate(o, report->step, t->steps);
-    const struct optimizer_step update = {.lr = report->lr,
-                                          .beta1 = o->beta1,
-                                          .beta2 = o->beta2,
-                                          .eps = o->eps,
-                                          .weight_decay = o->weight_decay,
-                                          .step = report->step,
-                                          .grad_scale = clip_scale(t, report->gradient_norm)};
-    span = trace_begin_phase(&t->trace, TRACE_OPTIMIZER);
-    optimizer_update(&t->optimizer, &t->ws.exec, &update);
-    trace_end(&t->trace, &span);
+    TRY(safety_judge(t, report, mine));
+    report->lr = schedule_rate(&t->options->train, report->step, t->steps);
+    if (report->verdict == GUARD_TAKE) update_weights(t, report);
     t->step++;
-    t->tokens += report->tokens;
     report->seconds = clock_seconds() - start;
     return stream_check(&t->ws.stream);
 }

@@ -93,8 +93,8 @@ static inline struct trace_span trace_begin_phase(const struct trace *trace, enu
 /* Keeps an event if the trace is on and has room. */
 void trace_record(struct trace *trace, const struct trace_event *event);
 
-/* Watches a communicator until trace_unwatch, which puts all of them back. One of a single rank is
- * left alone. The trace and the communicators must not move meanwhile. */
+/* Watches a communicator until trace_unwatch, which puts all of them back. One of a single rank, or
+ * that is not open, is left alone. The trace and the communicators must not move meanwhile. */
 void trace_watch(struct trace *trace, struct comm *comm);
 void trace_unwatch(struct trace *trace);
 

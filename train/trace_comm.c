@@ -177,7 +177,7 @@ static const struct comm_ops watched_ops = {
 };
 
 void trace_watch(struct trace *trace, struct comm *comm) {
-    if (comm->size == 1 || comm->ops == &watched_ops) return;
+    if (comm->size <= 1 || comm->ops == &watched_ops) return;
     assert(trace->watched_count < TRACE_COMMS);
     struct trace_watched *watch = &trace->watched[trace->watched_count++];
     *watch = (struct trace_watched){.inner = *comm, .comm = comm, .trace = trace};

@@ -8,6 +8,7 @@
 #include "train/observe.h"
 #include "train/result.h"
 #include "train/run_directory.h"
+#include "train/safety.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -98,7 +99,18 @@ static enum status checkpoint(struct trainer *t, bool best) {
     struct trace_span span = trace_begin_phase(&t->trace, TRACE_CHECKPOINT);
     TRY(trainer_checkpoint(t, best));
     trace_end(&t->trace, &span);
+    if (t->guard.high == 0) t->rewinds = 0;
     return STATUS_OK;
+}
+
+/* Lines of the steps that are undone go, as they do when an interrupted run goes on. Where there
+ * was nothing to go back to, report->rewind is taken back. */
+static enum status rewind_run(struct trainer *t, struct metrics *metrics,
+                              struct step_report *report) {
+    struct rewind rewind;
+    TRY(safety_rewind(t, report, &rewind));
+    return report->rewind ? parallel_agree(&t->parallel->world, metrics_rewind(metrics, &rewind))
+                          : STATUS_OK;
 }
 
 static enum status train(struct trainer *t, struct metrics *metrics) {
@@ -108,6 +120,8 @@ static enum status train(struct trainer *t, struct metrics *metrics) {
         TRY(trainer_step(t, &report));
         losses.training = report.loss;
         TRY(parallel_agree(&t->parallel->world, metrics_step(metrics, &report)));
+        if (report.rewind) TRY(rewind_run(t, metrics, &report));
+        if (report.rewind) continue;
         TRY(validate_when_due(t, metrics, &losses));
         if (losses.best || report.stop || due(t->options->train.checkpoint_every, t))
             TRY(checkpoint(t, losses.best));

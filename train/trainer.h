@@ -12,6 +12,7 @@
 #include "parallel/parallel.h"
 #include "parallel/pipeline.h"
 #include "parallel/tensor_parallel.h"
+#include "train/guard.h"
 #include "train/optimizer.h"
 #include "train/options.h"
 #include "train/slow_rank.h"
@@ -64,6 +65,9 @@ struct trainer {
     int64_t step, steps; /* done, in all */
     int64_t tokens;      /* trained on so far, all ranks */
     double best_loss;
+    int64_t data_offset; /* samples that were left out when the run went back to a checkpoint */
+    struct guard guard;
+    int rewinds; /* since the last checkpoint of steps whose loss was not too high */
     const volatile sig_atomic_t *stop; /* set by a signal; NULL when nobody asks */
     bool stop_said;                    /* and the log has it */
 };
@@ -72,7 +76,9 @@ struct trainer {
 struct step_report {
     int64_t step;
     double loss, gradient_norm, lr;
-    int64_t tokens; /* inputs of this step, all ranks */
+    int64_t tokens;             /* inputs of this step, all ranks */
+    enum guard_verdict verdict; /* unless GUARD_TAKE the weights are as they were */
+    bool rewind;                /* the loss has been too high for train.rewind_after steps */
     double seconds;
     bool stop; /* a rank was asked to stop, before or during the step */
 };
@@ -84,7 +90,8 @@ enum status trainer_open(struct trainer *trainer, const struct run_options *opti
                          struct parallel *parallel);
 void trainer_close(struct trainer *trainer); /* may be called twice, and on a zeroed struct */
 
-/* One optimizer step. STATUS_NUMERIC names step and tensor. Collective. */
+/* One optimizer step, or one that is skipped (train/safety.h). STATUS_NUMERIC names step and
+ * tensor. Collective. */
 enum status trainer_step(struct trainer *trainer, struct step_report *report);
 
 /* Mean token loss over the whole validation set. STATUS_FORMAT when none of it has any weight.
@@ -93,6 +100,9 @@ enum status trainer_validate(struct trainer *trainer, double *loss);
 
 /* Writes a checkpoint of the present step; `best` marks it. Collective. */
 enum status trainer_checkpoint(struct trainer *trainer, bool best);
+
+/* The global index of the next step's first sample. */
+int64_t trainer_cursor(const struct trainer *trainer);
 
 /* Bytes that are allocated. */
 struct trainer_memory trainer_memory(const struct trainer *trainer);
