@@ -346,6 +346,7 @@ int main(int argc, char **argv) {
     };
     if (parallel_start(&job, &argc, &argv) != STATUS_OK) return 1;
     job.threads = 1;
+    if (job.mpi) setenv("CMOCKA_TEST_ABORT", "1", 1); /* the others would wait for a failed rank */
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (failed) parallel_abort(&job, "comparing layouts");
     parallel_finish(&job);
