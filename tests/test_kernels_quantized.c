@@ -413,7 +413,7 @@ static void check_embedding(const struct kernels *k, const struct weight *w) {
     stream_open_cpu(&stream, 2);
     float *values = read_all(w);
     void *y = new_bytes(act_bytes(k, (size_t)(5 * w->cols)));
-    k->embedding_forward(&stream, y, tokens, w, 5);
+    k->embedding_forward(&stream, y, tokens, w, 0, w->rows, 5);
     assert_ok(stream_check(&stream));
     for (int t = 0; t < 5; t++) {
         void *want = new_act(k, values + tokens[t] * w->cols, (size_t)w->cols);

@@ -61,7 +61,7 @@ static enum status run_open(struct run *run, struct site *site, const char *mode
              "model: {path: %s, tokenizer: '', %s}\n"
              "data: {train: [%s], sequence_length: 64, packing: off, shuffle: false}\n"
              "train: {out: %s/run, mode: lora, steps: %d, global_batch: %d, schedule: constant,\n"
-             "        lr: 1e-2, clip: 1, threads: 2, resume: never}\n"
+             "        lr: 1e-2, clip: 1, threads: 2}\n"
              "lora: {rank: 4, alpha: 16}\n",
              model, settings, site->tokens, site->folder.path, STEPS, DOCUMENTS);
     run_options_tables(&run->options, run->tables);
@@ -186,9 +186,6 @@ static void test_resumes_to_the_bit(void **state) {
     assert_ok(trainer_checkpoint(&run.trainer, false));
     run_close(&run);
     assert_ok(run_open(&run, &site, "models/base", "weights: nf4"));
-    trainer_close(&run.trainer);
-    run.options.train.resume = RESUME_AUTO;
-    assert_ok(trainer_open(&run.trainer, &run.options, &run.parallel));
     assert_int_equal(run.trainer.step, STEPS / 2);
     for (int step = STEPS / 2; step < STEPS; step++) {
         assert_ok(trainer_step(&run.trainer, &report));
