@@ -1,4 +1,4 @@
-#include "core/model.h"
+#include "core/model_build.h"
 
 #include "kernels/base/rng.h"
 #include "kernels/base/units.h"
@@ -9,11 +9,10 @@
 #include <string.h>
 
 static void push_param(struct model *model, struct arena *arena, enum weight_id id, int layer,
-                       enum layout matrices) {
+                       enum layout layout) {
     const struct weight_row *row = &weight_table[id];
     struct shard_range rows = shard_range(&model->shard, &model->config, row->rows);
     struct shard_range cols = shard_range(&model->shard, &model->config, row->cols);
-    enum layout layout = weight_is_vector(id) ? LAYOUT_ROWS_F32 : matrices;
     struct param *param = &model->by_layer[layer + 1][id];
     *param = (struct param){.id = id, .layer = layer, .decays = row->decays};
     param->slice = (struct param_slice){.rows = weight_dim_size(&model->config, row->rows),
@@ -28,46 +27,74 @@ static void push_param(struct model *model, struct arena *arena, enum weight_id 
     weight_name_hf(param->name, id, layer);
 }
 
-enum status model_describe(struct model *model, const struct model_config *config,
-                           const struct shard *shard, enum layout matrices, struct arena *arena) {
-    *model = (struct model){.config = *config};
-    model->shard = shard ? *shard : shard_whole(config);
+static enum status push_params(struct model *model, const struct model_request *request, int layer,
+                               struct arena *arena) {
+    const struct model_config *config = &model->config;
+    for (int i = 0; i < WEIGHT_COUNT; i++) {
+        enum weight_id id = (enum weight_id)i;
+        if (weight_table[id].per_layer != (layer >= 0) || !weight_present(config, id) ||
+            !shard_holds(&model->shard, config, id, layer))
+            continue;
+        push_param(model, arena, id, layer, model_layout_of(request, id, layer));
+        TRY(model_check_blocks(&model->by_layer[layer + 1][id], &model->shard));
+    }
+    return STATUS_OK;
+}
+
+static enum status lay_out(struct model *model, const struct model_request *request,
+                           struct arena *arena) {
+    const struct model_config *config = &model->config;
+    model->shard = request->shard ? *request->shard : shard_whole(config);
     TRY(shard_check(config, model->shard.tp_size));
+    model->shard.ffn_unit = max_i64(model->shard.ffn_unit, model_ffn_unit(request));
     model->local = shard_config(&model->shard, config);
     model->param_count = (config->layers + 1) * WEIGHT_COUNT;
     model->params = calloc((size_t)model->param_count, sizeof *model->params);
     model->inverse_frequency = malloc((size_t)config->head_dim / 2 * sizeof(double));
-    if (!model->params || !model->inverse_frequency) {
-        model_free(model);
+    if (!model->params || !model->inverse_frequency)
         return status_fail(STATUS_MEMORY, "no memory for the list of parameters");
-    }
     for (int layer = -1; layer < config->layers; layer++) {
         model->by_layer[layer + 1] = model->params + (size_t)(layer + 1) * WEIGHT_COUNT;
-        for (int id = 0; id < WEIGHT_COUNT; id++)
-            if (weight_table[id].per_layer == (layer >= 0) &&
-                weight_present(config, (enum weight_id)id) &&
-                shard_holds(&model->shard, config, (enum weight_id)id, layer))
-                push_param(model, arena, (enum weight_id)id, layer, matrices);
+        TRY(push_params(model, request, layer, arena));
     }
     model->rope_factor =
         rope_frequencies(model->inverse_frequency, &model->config.rope, config->head_dim);
     return STATUS_OK;
 }
 
-enum status model_create(struct model *model, const struct model_config *config,
-                         const struct shard *shard, enum layout matrices) {
+enum status model_describe_request(struct model *model, const struct model_request *request,
+                                   struct arena *arena) {
+    *model = (struct model){.config = *request->config};
+    enum status status = lay_out(model, request, arena);
+    if (status != STATUS_OK) model_free(model);
+    return status;
+}
+
+enum status model_create_request(struct model *model, const struct model_request *request) {
     struct arena arena;
     arena_count(&arena, "weights");
-    TRY(model_describe(model, config, shard, matrices, &arena));
+    TRY(model_describe_request(model, request, &arena));
     model_free(model);
     TRY(arena_create(&arena, "weights", arena.peak));
-    enum status status = model_describe(model, config, shard, matrices, &arena);
+    enum status status = model_describe_request(model, request, &arena);
     if (status == STATUS_OK) {
         model->arena = arena;
     } else {
         arena_free(&arena);
     }
     return status;
+}
+
+enum status model_describe(struct model *model, const struct model_config *config,
+                           const struct shard *shard, enum layout matrices, struct arena *arena) {
+    const struct model_request request = {config, shard, matrices, NULL};
+    return model_describe_request(model, &request, arena);
+}
+
+enum status model_create(struct model *model, const struct model_config *config,
+                         const struct shard *shard, enum layout matrices) {
+    const struct model_request request = {config, shard, matrices, NULL};
+    return model_create_request(model, &request);
 }
 
 void model_free(struct model *model) {

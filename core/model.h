@@ -4,6 +4,7 @@
 #define STRATA_CORE_MODEL_H
 
 #include "core/arena.h"
+#include "core/model_file.h"
 #include "core/shard.h"
 #include "kernels/pack.h"
 
@@ -39,8 +40,12 @@ struct model {
 };
 
 /* Lays out the parameters in `arena`, which may be counting (then nobody may touch their values).
- * matrices = LAYOUT_PANEL_F32 or _BF16. Here and below `shard` NULL is the whole model; one whose
- * ranks can't share the model is STATUS_CONFIG. */
+ * matrices is what the matrices are kept in: LAYOUT_PANEL_F32, LAYOUT_PANEL_BF16, or, of a model
+ * that is not trained, LAYOUT_NF4: the linear layers of the blocks in NF4 (kernels/quantized.h),
+ * the embedding and the head in bf16. Norms and biases are fp32 always. Here and below `shard` NULL
+ * is the whole model; one whose ranks can't share the model, or one that cuts a block of a
+ * quantized weight, is STATUS_CONFIG; of a quantized model the slice of the feed-forward width is
+ * whole blocks. */
 enum status model_describe(struct model *model, const struct model_config *config,
                            const struct shard *shard, enum layout matrices, struct arena *arena);
 
@@ -71,11 +76,19 @@ static inline struct param *model_head(const struct model *model) {
 
 /* Reads config and weights of a file that is open. matrices = LAYOUT_COUNT chooses by what is
  * stored: bf16 panels for BF16 files, fp32 otherwise (quantized weights are dequantized exactly).
+ * LAYOUT_STORED keeps each matrix as the file has it: block types and F16 as their blocks, BF16 and
+ * F32 as panels, so that memory is about the file's size; values are the same as dequantized ones.
  * `context` > 0 sets the run's context length (dynamic RoPE scaling needs it). A missing tensor, a
  * wrong shape or a NaN weight is named. */
 enum status model_load(struct model *model, const struct model_file *file,
                        const struct shard *shard, enum layout matrices, int64_t context,
                        int threads);
+
+/* What LAYOUT_COUNT chooses. */
+enum layout model_layout_auto(const struct model_config *config, const struct model_file *file);
+
+/* A weight's tensor in a file, NULL when it has none. */
+const struct file_tensor *model_tensor(const struct model_file *file, enum weight_id id, int layer);
 
 /* What model_load would lay out, counted: model->arena says the bytes and no weight is read.
  * model_free ends it. */

@@ -1,6 +1,6 @@
 /* Weights of a file into a model: names, shapes, and the conventions that end here. */
 #define _GNU_SOURCE
-#include "core/model.h"
+#include "core/model_build.h"
 
 #include <math.h>
 #include <omp.h>
@@ -17,7 +17,7 @@ static enum status find_tensor(const struct model_file *file, const struct param
     } else {
         weight_name_hf(name, param->id, param->layer);
     }
-    *tensor = model_file_find(file, name);
+    *tensor = model_tensor(file, param->id, param->layer);
     if (!*tensor) return status_fail(STATUS_FORMAT, "%s: tensor %s is missing", file->path, name);
     const struct param_slice *whole = &param->slice;
     const int64_t *shape = (*tensor)->shape;
@@ -50,9 +50,36 @@ static bool all_finite(const float *values, int64_t count) {
     return sum == 0.0f;
 }
 
-/* A buffer for load_rows: the rows, and a whole row of the file where a slice of it is kept. */
+/* A buffer for load_rows: the rows, whole where NF4's scales are made of them, and a whole row of
+ * the file where a slice of it is kept. */
 static size_t buffer_floats(const struct param *param) {
-    return (size_t)(param->w.cols * LOAD_ROWS + param->slice.cols);
+    int64_t cols = layout_is_quantized(param->w.layout) ? param->slice.cols : param->w.cols;
+    return (size_t)(cols * LOAD_ROWS + param->slice.cols);
+}
+
+static enum status not_finite(const struct file_tensor *tensor, int64_t first, int64_t count) {
+    return status_fail(STATUS_NUMERIC, "%s: tensor %s holds NaN or infinity in rows %lld-%lld",
+                       tensor->file, tensor->name, (long long)first,
+                       (long long)(first + count - 1));
+}
+
+/* The same for a weight that stays quantized. */
+static enum status load_quantized_rows(const struct model_file *file,
+                                       const struct model_config *config, const struct param *param,
+                                       const struct file_tensor *tensor, int64_t first,
+                                       int64_t count, float *values) {
+    int64_t whole = param->slice.cols, begin = param->slice.first_row + first;
+    for (int64_t i = 0; i < count; i++) {
+        int64_t row = stored_row(file, config, param, begin + i);
+        TRY(file_tensor_read_f32(tensor, row * whole, whole, values + i * whole));
+        if (!all_finite(values + i * whole, whole)) return not_finite(tensor, begin + i, 1);
+        if (param->w.layout < LAYOUT_STORED) continue;
+        size_t at = dtype_bytes(tensor->dtype, (size_t)(row * whole + param->slice.first_col));
+        weight_pack_stored(&param->w, first + i, (const char *)tensor->data + at);
+    }
+    if (param->w.layout < LAYOUT_STORED)
+        weight_pack_slice(&param->w, first, count, values, whole, param->slice.first_col);
+    return STATUS_OK;
 }
 
 /* Rows [first, first + count) of the parameter. A row is read whole: blocks of quantized types need
@@ -61,16 +88,15 @@ static enum status load_rows(const struct model_file *file, const struct model_c
                              const struct param *param, const struct file_tensor *tensor,
                              int64_t first, int64_t count, float *values) {
     int64_t cols = param->w.cols, whole = param->slice.cols, begin = param->slice.first_row + first;
+    if (layout_is_quantized(param->w.layout))
+        return load_quantized_rows(file, config, param, tensor, first, count, values);
     for (int64_t i = 0; i < count; i++) {
         float *row = values + i * cols, *target = cols == whole ? row : values + LOAD_ROWS * cols;
         TRY(file_tensor_read_f32(tensor, stored_row(file, config, param, begin + i) * whole, whole,
                                  target));
         if (cols != whole) memcpy(row, target + param->slice.first_col, (size_t)cols * sizeof *row);
     }
-    if (!all_finite(values, count * cols))
-        return status_fail(STATUS_NUMERIC, "%s: tensor %s holds NaN or infinity in rows %lld-%lld",
-                           tensor->file, tensor->name, (long long)begin,
-                           (long long)(begin + count - 1));
+    if (!all_finite(values, count * cols)) return not_finite(tensor, begin, count);
     weight_pack(&param->w, first, count, values);
     return STATUS_OK;
 }
@@ -143,18 +169,17 @@ static enum status load_frequency_divisors(struct model *model, const struct mod
     return STATUS_OK;
 }
 
-static enum layout layout_for(const struct model_config *config, const struct model_file *file,
-                              enum layout asked) {
-    if (asked != LAYOUT_COUNT) return asked;
-    char name[WEIGHT_NAME_BYTES];
-    if (file->format == MODEL_GGUF) {
-        weight_name_gguf(name, WEIGHT_Q, 0);
-    } else {
-        weight_name_hf(name, WEIGHT_Q, 0);
-    }
-    const struct file_tensor *tensor = model_file_find(file, name);
+enum layout model_layout_auto(const struct model_config *config, const struct model_file *file) {
+    const struct file_tensor *tensor = model_tensor(file, WEIGHT_Q, 0);
     bool bf16 = tensor ? tensor->dtype == DTYPE_BF16 : config->dtype == DTYPE_BF16;
     return bf16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32;
+}
+
+static struct model_request request_of(const struct model_config *config,
+                                       const struct model_file *file, const struct shard *shard,
+                                       enum layout matrices) {
+    if (matrices == LAYOUT_COUNT) matrices = model_layout_auto(config, file);
+    return (struct model_request){config, shard, matrices, file};
 }
 
 static enum status read_config(struct model_config *config, const struct model_file *file,
@@ -170,7 +195,8 @@ enum status model_plan(struct model *model, const struct model_file *file,
     struct arena counted;
     arena_count(&counted, "weights");
     TRY(read_config(&config, file, context));
-    TRY(model_describe(model, &config, shard, layout_for(&config, file, matrices), &counted));
+    const struct model_request request = request_of(&config, file, shard, matrices);
+    TRY(model_describe_request(model, &request, &counted));
     model->arena = counted;
     return STATUS_OK;
 }
@@ -180,7 +206,8 @@ enum status model_load(struct model *model, const struct model_file *file,
                        int threads) {
     struct model_config config;
     TRY(read_config(&config, file, context));
-    TRY(model_create(model, &config, shard, layout_for(&config, file, matrices)));
+    const struct model_request request = request_of(&config, file, shard, matrices);
+    TRY(model_create_request(model, &request));
     enum status status = load_frequency_divisors(model, file);
     for (int i = 0; i < model->param_count && status == STATUS_OK; i++)
         if (model->params[i].w.data)

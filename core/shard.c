@@ -29,6 +29,13 @@ static struct shard_range cut(const struct shard *shard, int64_t total) {
     return (struct shard_range){first, total * (shard->tp_rank + 1) / shard->tp_size - first};
 }
 
+static struct shard_range cut_ffn(const struct shard *shard, int64_t width) {
+    int64_t unit = shard->ffn_unit > 1 ? shard->ffn_unit : 1;
+    struct shard_range units = cut(shard, (width + unit - 1) / unit);
+    int64_t first = units.first * unit, end = first + units.count * unit;
+    return (struct shard_range){first, (end < width ? end : width) - first};
+}
+
 /* Of the key/value heads: neighbours share one where there are fewer than ranks. */
 static struct shard_range cut_kv_heads(const struct shard *shard, int64_t heads) {
     if (heads >= shard->tp_size) return cut(shard, heads);
@@ -42,7 +49,7 @@ struct shard_range shard_range(const struct shard *shard, const struct model_con
     case DIM_VOCAB:
         return cut(shard, config->vocab);
     case DIM_FFN:
-        return cut(shard, config->ffn);
+        return cut_ffn(shard, config->ffn);
     case DIM_Q:
         heads = cut(shard, config->heads);
         break;

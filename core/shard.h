@@ -5,8 +5,10 @@
  *   sliced by cols   o, down
  *   on every rank    norms, and biases of o and down
  *
- * Slices are contiguous, in order of rank, and differ by at most one unit. A rank has at least one
- * key/value head: where there are fewer of them than ranks, neighbours hold the same one. */
+ * Slices are contiguous, in order of rank, and differ by at most one unit: a head, a word, or
+ * ffn_unit of the feed-forward width (the blocks of a quantized base must not be cut). A rank has
+ * at least one key/value head: where there are fewer of them than ranks, neighbours hold the same
+ * one. */
 #ifndef STRATA_CORE_SHARD_H
 #define STRATA_CORE_SHARD_H
 
@@ -24,6 +26,7 @@ struct shard {
     int run_count;                         /* 0: all layers of [first, end) */
     struct layer_run runs[SHARD_MAX_RUNS]; /* those of [first, end) that are here; interleaved */
     bool embedding, head;                  /* whether the ends of the model are here */
+    int64_t ffn_unit; /* the feed-forward width is cut at multiples of it; 0 = 1 */
 };
 
 /* All of a model on one rank. */

@@ -14,10 +14,10 @@ enum { TEXT_CONTEXT = 2048 };
 
 static const char usage[] =
     "usage: strata eval MODEL [--adapter DIR] --tokens FILE [--logits OUT.safetensors]\n"
-    "                   [--gradients OUT.safetensors] [--dtype fp32|bf16] [--context N]\n"
-    "                   [--threads N]\n"
+    "                   [--gradients OUT.safetensors] [--dtype fp32|bf16]\n"
+    "                   [--weights auto|nf4|stored] [--context N] [--threads N]\n"
     "       strata eval MODEL [--adapter DIR] --text FILE ... [--context N] [--dtype fp32|bf16]\n"
-    "                   [--threads N]\n"
+    "                   [--weights auto|nf4|stored] [--threads N]\n"
     "  --tokens     prints the mean loss of predicting each next token. FILE has lines\n"
     "               {\"tokens\": [...]} or {\"ids\": [...]} (strata tokenize --jsonl writes those), or\n"
     "               is a token file of strata data tokenize: its documents, longer ones in pieces\n"
@@ -29,12 +29,16 @@ static const char usage[] =
     "               tokens (2048, or the model's context when that is shorter), each after BOS\n"
     "               where the tokenizer adds one\n"
     "  --dtype      compute in fp32 or bf16; bf16 by default where the weights are stored so\n"
+    "  --weights    what the weights are kept in: as --dtype says (auto), nf4 (4.13 bits a weight of\n"
+    "               the layers), or stored (a file's quantized blocks as they are)\n"
     "  --context    the longest sequence allowed; the model's own context by default\n";
 
 struct eval {
-    const char *path, *adapter_path, *tokens, *logits, *gradients, *dtype;
+    const char *path, *adapter_path, *tokens, *logits, *gradients, *dtype, *weights;
     struct option_list texts;
     int64_t context, threads;
+    enum layout matrices; /* what model_load is asked for */
+    enum dtype act;
     struct model_file file;
     struct model model;
     struct adapter adapter;
@@ -54,6 +58,21 @@ static enum status parse_dtype(const char *text, enum layout *layout) {
     return status_fail(STATUS_CONFIG, "--dtype: '%s' is not fp32 or bf16", text);
 }
 
+/* The layout of the matrices: --dtype's, unless --weights says otherwise. */
+static enum status parse_weights(const char *text, enum layout *layout) {
+    static const struct {
+        const char *word;
+        enum layout layout;
+    } words[] = {{"nf4", LAYOUT_NF4}, {"stored", LAYOUT_STORED}};
+    if (!text || strcmp(text, "auto") == 0) return STATUS_OK;
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (strcmp(text, words[i].word) == 0) {
+            *layout = words[i].layout;
+            return STATUS_OK;
+        }
+    return status_fail(STATUS_CONFIG, "--weights: '%s' is not auto, nf4 or stored", text);
+}
+
 /* How many positions the rotation is made for. */
 static int64_t context_of(const struct model_config *config) {
     if (config->rope.scaling == ROPE_SCALING_NONE) return config->max_context;
@@ -66,6 +85,11 @@ static enum status check_arguments(const struct eval *eval) {
         return status_fail(STATUS_CONFIG, "one of --tokens and --text is needed");
     if (eval->texts.count && (eval->logits || eval->gradients))
         return status_fail(STATUS_CONFIG, "--logits and --gradients go with --tokens");
+    if (eval->gradients && !eval->adapter_path && layout_is_quantized(eval->matrices))
+        return status_fail(STATUS_CONFIG,
+                           "--gradients: weights that stay %s have none; name an "
+                           "--adapter",
+                           eval->weights);
     return STATUS_OK;
 }
 
@@ -78,12 +102,11 @@ static int64_t longest_of(const struct token_lines *lines) {
 
 /* The weights, once it is known how long the longest sequence is: the angles of dynamic scaling are
  * made for that length, which is the context of this run. */
-static enum status load(struct eval *eval, enum layout layout, int64_t context) {
+static enum status load(struct eval *eval, int64_t context) {
     struct stream stream;
     stream_open_cpu(&stream, (int)eval->threads);
-    TRY(model_load(&eval->model, &eval->file, NULL, layout, context, stream.threads));
-    bool bf16 = model_param(&eval->model, WEIGHT_Q, 0)->w.layout == LAYOUT_PANEL_BF16;
-    TRY(kernels_cpu(&eval->kernels, NULL, bf16 ? DTYPE_BF16 : DTYPE_F32));
+    TRY(model_load(&eval->model, &eval->file, NULL, eval->matrices, context, stream.threads));
+    TRY(kernels_cpu(&eval->kernels, NULL, eval->act));
     if (!eval->adapter_path) return STATUS_OK;
     return adapter_load(&eval->adapter, "adapter", &eval->model, eval->adapter_path);
 }
@@ -132,14 +155,13 @@ static enum status read_token_file(struct eval *eval, int64_t vocab, int64_t con
     return status;
 }
 
-static enum status run_tokens(struct eval *eval, const struct model_config *config,
-                              enum layout layout) {
+static enum status run_tokens(struct eval *eval, const struct model_config *config) {
     struct evaluate_result result;
     int64_t context = eval->context ? eval->context : context_of(config);
     TRY(is_token_file(eval->tokens)
             ? read_token_file(eval, config->vocab, context)
             : token_lines_read(&eval->lines, eval->tokens, config->vocab, context));
-    TRY(load(eval, layout, longest_of(&eval->lines)));
+    TRY(load(eval, longest_of(&eval->lines)));
     TRY(run_lines(eval, &result));
     print_result(eval->tokens, eval->lines.count, &result);
     return STATUS_OK;
@@ -170,14 +192,13 @@ static enum status run_each_text(struct eval *eval, const struct tokenizer *toke
     return STATUS_OK;
 }
 
-static enum status run_texts(struct eval *eval, const struct model_config *config,
-                             enum layout layout) {
+static enum status run_texts(struct eval *eval, const struct model_config *config) {
     struct tokenizer *tokenizer;
     int64_t limit = context_of(config), context = limit < TEXT_CONTEXT ? limit : TEXT_CONTEXT;
     if (eval->context) context = eval->context;
     if (context < 2) return status_fail(STATUS_CONFIG, "--context: a text needs at least 2");
     TRY(open_tokenizer(eval, &tokenizer));
-    enum status status = load(eval, layout, context);
+    enum status status = load(eval, context);
     if (status == STATUS_OK)
         status = tokenizer_check_vocabulary(tokenizer, config->vocab, eval->path);
     if (status == STATUS_OK) status = run_each_text(eval, tokenizer, context);
@@ -186,13 +207,17 @@ static enum status run_texts(struct eval *eval, const struct model_config *confi
 }
 
 static enum status run(struct eval *eval) {
-    enum layout layout;
     struct model_config config;
+    enum layout plain;
+    TRY(parse_dtype(eval->dtype, &plain));
+    eval->matrices = plain;
+    TRY(parse_weights(eval->weights, &eval->matrices));
     TRY(check_arguments(eval));
-    TRY(parse_dtype(eval->dtype, &layout));
     TRY(model_file_open(&eval->file, eval->path, false));
     TRY(model_config_read(&config, &eval->file));
-    return eval->tokens ? run_tokens(eval, &config, layout) : run_texts(eval, &config, layout);
+    if (plain == LAYOUT_COUNT) plain = model_layout_auto(&config, &eval->file);
+    eval->act = plain == LAYOUT_PANEL_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    return eval->tokens ? run_tokens(eval, &config) : run_texts(eval, &config);
 }
 
 int cmd_eval(int argc, char **argv) {
@@ -205,6 +230,7 @@ int cmd_eval(int argc, char **argv) {
         {"--gradients", OPTION_TEXT, &eval.gradients, false, 0, 0},
         {"--text", OPTION_LIST, &eval.texts, false, 0, 0},
         {"--dtype", OPTION_TEXT, &eval.dtype, false, 0, 0},
+        {"--weights", OPTION_TEXT, &eval.weights, false, 0, 0},
         {"--context", OPTION_INTEGER, &eval.context, false, 1, INT32_MAX},
         {"--threads", OPTION_INTEGER, &eval.threads, false, 1, 1024},
     };

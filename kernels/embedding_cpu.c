@@ -14,6 +14,15 @@ static void copy_row(act_t *out, const struct weight *w, int64_t row) {
             v16_store_act_part(out + i, v16_load_part(from + i, w->cols - i), w->cols - i);
         return;
     }
+    if (layout_is_quantized(w->layout)) {
+        float values[256];
+        for (int64_t i = 0; i < w->cols; i++) {
+            int64_t left = w->cols - i;
+            if (i % 256 == 0) weight_read(values, w, row, i, left < 256 ? left : 256);
+            out[i] = act_store(values[i % 256]);
+        }
+        return;
+    }
     int64_t first = weight_index(w->layout, w->cols, row, 0);
     if (w->layout == LAYOUT_PANEL_F32) {
         const float *from = (const float *)w->data + first;
@@ -67,7 +76,7 @@ static void add_row(const struct weight *dw, int64_t row, const act_t *dy, int64
 void VARIANT(embedding_backward_cpu)(struct stream *s, const struct weight *dw,
                                      const int32_t *tokens, const void *dy, int64_t first,
                                      int64_t count) {
-    assert(dw->layout != LAYOUT_PANEL_BF16);
+    assert(dw->layout == LAYOUT_PANEL_F32 || dw->layout == LAYOUT_ROWS_F32);
     int threads = threads_for(s, count * dw->cols, 1 << 13);
     int64_t slabs = (dw->cols + SLAB - 1) / SLAB;
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)

@@ -15,16 +15,11 @@ void VARIANT(embedding_forward_ref)(struct stream *s, void *y, const int32_t *to
         }
         int64_t row = tokens[t] - first;
         bool mine = row >= 0 && row < w->rows;
+        float values[256] = {0};
         for (int64_t i = 0; i < w->cols; i++) {
-            if (!mine) {
-                out[i] = act_store(0.0f);
-                continue;
-            }
-            int64_t at = weight_index(w->layout, w->cols, row, i);
-            float value = w->layout == LAYOUT_PANEL_BF16
-                              ? bf16_to_f32(((const uint16_t *)w->data)[at])
-                              : ((const float *)w->data)[at];
-            out[i] = act_store(value);
+            int64_t left = w->cols - i;
+            if (mine && i % 256 == 0) weight_read(values, w, row, i, left < 256 ? left : 256);
+            out[i] = act_store(values[i % 256]);
         }
     }
 }
@@ -33,7 +28,7 @@ void VARIANT(embedding_backward_ref)(struct stream *s, const struct weight *dw,
                                      const int32_t *tokens, const void *dy, int64_t first,
                                      int64_t count) {
     (void)s;
-    assert(dw->layout != LAYOUT_PANEL_BF16);
+    assert(dw->layout == LAYOUT_PANEL_F32 || dw->layout == LAYOUT_ROWS_F32);
     float *data = dw->data;
     for (int64_t t = 0; t < count; t++) {
         const act_t *from = (const act_t *)dy + t * dw->cols;

@@ -47,7 +47,7 @@ static void run_in_place(const struct product *p, const struct part *part,
 static void part_run(const struct product *p, const struct part *part) {
     struct scratch scratch;
     bool widens = p->g.b.bf16 && !p->pairs;
-    if (p->g.b.order == OPERAND_PANELS && (!widens || part->rows <= FEW_ROWS))
+    if (p->g.b.order == OPERAND_PANELS && !p->g.b.quantized && (!widens || part->rows <= FEW_ROWS))
         run_in_place(p, part, &scratch);
     else
         VARIANT(gemm_blocked)(p, part, &scratch);
@@ -69,7 +69,8 @@ void VARIANT(gemm_run)(struct stream *s, const struct gemm *g) {
     struct product p = product_of(g);
     int threads = g->rows * g->cols * g->depth < SERIAL_WORK ? 1 : s->threads;
     int64_t panels = divide_up(g->cols, 16);
-    int64_t row_unit = min_i64(g->rows, GEMM_ROWS), panel_unit = panels >= 2 * threads ? 2 : 1;
+    int64_t row_unit = min_i64(g->rows, GEMM_ROWS), wide = panel_unit_of(&g->b);
+    int64_t panel_unit = panels >= wide * threads ? wide : panels >= 2 * threads ? 2 : 1;
     int down = threads_down(threads, divide_up(g->rows, row_unit), divide_up(panels, panel_unit));
     int across = threads / down;
 #pragma omp parallel for num_threads(threads) schedule(static, 1)

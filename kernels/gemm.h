@@ -13,6 +13,8 @@
  *   in place   a weight's panels read where they lie, A in the L2 cache     gemm_in_place.c
  *   blocked    B in blocks packed into the L2 cache, A a strip at a time    gemm_blocked.c
  *
+ * A quantized weight is always packed: gemm_widen.c.
+ *
  * after Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008. */
 #ifndef STRATA_KERNELS_GEMM_H
 #define STRATA_KERNELS_GEMM_H
@@ -20,6 +22,7 @@
 #include "kernels/base/stream.h"
 #include "kernels/base/units.h"
 #include "kernels/pack.h"
+#include "kernels/quantized.h"
 #include "kernels/variant.h"
 #include <stdalign.h>
 #include <stdbool.h>
@@ -46,8 +49,10 @@ enum operand_order {
 struct operand {
     const void *data;
     enum operand_order order;
-    bool bf16;      /* else fp32 */
-    int64_t stride; /* elements; of panels, those of one panel */
+    bool bf16;                      /* else fp32 */
+    int64_t stride;                 /* elements; of panels, those of one panel */
+    const struct weight *quantized; /* panels that are widened on the way, or NULL: bf16 then says
+                                       what to, and there is neither data nor stride */
 };
 
 struct gemm {
@@ -151,7 +156,14 @@ void VARIANT(gemm_pack_a)(float *to, const struct product *p, int64_t row, int64
  * or pairs; columns beyond g.cols are zero. `first` is a multiple of 16. */
 void VARIANT(gemm_pack_b)(float *to, const struct product *p, int64_t panel, int64_t panels,
                           int64_t first, int64_t steps);
+/* The same of a quantized weight. Whole chunks of QUANTIZED_CHUNK columns cost least. */
+void VARIANT(gemm_widen_b)(float *to, const struct product *p, int64_t panel, int64_t panels,
+                           int64_t first, int64_t steps);
 
+/* Panels of B that cost least when they are packed together: those of whole chunks, or a pair. */
+static inline int64_t panel_unit_of(const struct operand *b) {
+    return b->quantized && b->order == OPERAND_PANELS_ACROSS ? QUANTIZED_CHUNK / 16 : 2;
+}
 static inline int64_t divide_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }

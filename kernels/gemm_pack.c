@@ -238,6 +238,10 @@ void VARIANT(gemm_pack_b)(float *to, const struct product *p, int64_t panel, int
                           int64_t first, int64_t steps) {
     assert(first % 16 == 0);
     const struct operand *b = &p->g.b;
+    if (b->quantized) {
+        VARIANT(gemm_widen_b)(to, p, panel, panels, first, steps);
+        return;
+    }
     int64_t whole = b->order == OPERAND_PANELS ? panels : min_i64(panels, p->g.cols / 16 - panel);
     if (b->order == OPERAND_COLUMNS) pack_side_by_side(to, p, panel, whole, first, steps);
     if (b->order == OPERAND_PANELS_ACROSS) pack_across(to, p, panel, whole, first, steps);

@@ -9,6 +9,10 @@
  * avx512_bf16 multiplies bf16 activations with bf16 weights by VDPBF16PS, a chain over the pairs
  * (0, 1), (2, 3), ... whose two products are added as that instruction does; subnormals count as 0.
  *
+ * A quantized weight (kernels/pack.h) stands for the panel of act's type that has its values: fp32,
+ * or rounded to bf16 where activations are bf16. Its forward has the bits of that panel. It is
+ * frozen: nobody asks for its gradient.
+ *
  * Gradients may use any order that is the same from run to run for one shape and thread count.
  * act = the table's activation dtype (kernels/kernels.h). */
 #ifndef STRATA_KERNELS_MATMUL_H

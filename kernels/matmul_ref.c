@@ -2,13 +2,17 @@
  * gradients' chains (over n, over t) may be ordered otherwise by another table. */
 #include "kernels/matmul_variant.h"
 
+#include <assert.h>
 #include <math.h>
 
-/* W[n][k] whatever the layout. */
-static float weight_at(const struct weight *w, int64_t n, int64_t k) {
-    int64_t at = weight_index(w->layout, w->cols, n, k);
-    return w->layout == LAYOUT_PANEL_BF16 ? bf16_to_f32(((const uint16_t *)w->data)[at])
-                                          : ((const float *)w->data)[at];
+enum { PIECE = 256 }; /* columns of a row whose values are read together */
+
+/* W[n][k] for k of a piece, as activations of this type meet them. */
+static void read_piece(float values[PIECE], const struct weight *w, int64_t n, int64_t k) {
+    int64_t width = w->cols - k < PIECE ? w->cols - k : PIECE;
+    weight_read(values, w, n, k, width);
+    for (int64_t i = 0; STRATA_ACT_BF16 && layout_is_quantized(w->layout) && i < width; i++)
+        values[i] = bf16_to_f32(f32_to_bf16(values[i]));
 }
 
 void VARIANT(matmul_forward_ref)(struct stream *s, const struct matmul_forward_args *args) {
@@ -20,10 +24,12 @@ void VARIANT(matmul_forward_ref)(struct stream *s, const struct matmul_forward_a
     for (int64_t t = 0; t < args->tokens; t++) {
         for (int64_t n = 0; n < w->rows; n++) {
             int64_t at = t * w->rows + n;
-            float sum = 0.0f;
+            float sum = 0.0f, values[PIECE];
             if (args->accumulate) sum = args->y_is_f32 ? y_f32[at] : act_load(y_act[at]);
-            for (int64_t k = 0; k < w->cols; k++)
-                sum = fmaf(act_load(x[t * w->cols + k]), weight_at(w, n, k), sum);
+            for (int64_t k = 0; k < w->cols; k++) {
+                if (k % PIECE == 0) read_piece(values, w, n, k);
+                sum = fmaf(act_load(x[t * w->cols + k]), values[k % PIECE], sum);
+            }
             if (args->bias) sum += args->bias[n];
             if (args->y_is_f32)
                 y_f32[at] = sum;
@@ -33,21 +39,27 @@ void VARIANT(matmul_forward_ref)(struct stream *s, const struct matmul_forward_a
     }
 }
 
+/* dx for one token and a piece of columns. */
+static void input_piece(act_t *dx, const act_t *dy, const struct weight *w, int64_t k,
+                        bool accumulate) {
+    float sums[PIECE] = {0}, values[PIECE];
+    int64_t width = w->cols - k < PIECE ? w->cols - k : PIECE;
+    for (int64_t i = 0; accumulate && i < width; i++) sums[i] = act_load(dx[k + i]);
+    for (int64_t n = 0; n < w->rows; n++) {
+        read_piece(values, w, n, k);
+        for (int64_t i = 0; i < width; i++) sums[i] = fmaf(act_load(dy[n]), values[i], sums[i]);
+    }
+    for (int64_t i = 0; i < width; i++) dx[k + i] = act_store(sums[i]);
+}
+
 void VARIANT(matmul_backward_input_ref)(struct stream *s,
                                         const struct matmul_backward_input_args *args) {
     (void)s;
     const struct weight *w = args->w;
-    const act_t *dy = args->dy;
-    act_t *dx = args->dx;
-    for (int64_t t = 0; t < args->tokens; t++) {
-        for (int64_t k = 0; k < w->cols; k++) {
-            act_t *out = &dx[t * w->cols + k];
-            float sum = args->accumulate ? act_load(*out) : 0.0f;
-            for (int64_t n = 0; n < w->rows; n++)
-                sum = fmaf(act_load(dy[t * w->rows + n]), weight_at(w, n, k), sum);
-            *out = act_store(sum);
-        }
-    }
+    for (int64_t t = 0; t < args->tokens; t++)
+        for (int64_t k = 0; k < w->cols; k += PIECE)
+            input_piece((act_t *)args->dx + t * w->cols, (const act_t *)args->dy + t * w->rows, w,
+                        k, args->accumulate);
 }
 
 void VARIANT(matmul_backward_weight_ref)(struct stream *s,
@@ -55,6 +67,7 @@ void VARIANT(matmul_backward_weight_ref)(struct stream *s,
     (void)s;
     int64_t rows = args->dw->rows, cols = args->dw->cols;
     enum layout layout = args->dw->layout;
+    assert(layout == LAYOUT_PANEL_F32 || layout == LAYOUT_ROWS_F32);
     const act_t *dy = args->dy, *x = args->x;
     float *dw = args->dw->data;
     for (int64_t n = 0; n < rows; n++) {

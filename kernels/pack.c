@@ -2,8 +2,8 @@
  * and the inner loop has a constant length, so the compiler unrolls it. */
 #include "kernels/pack.h"
 
-#include "kernels/base/dtype.h"
 #include "kernels/base/units.h"
+#include "kernels/quantized.h"
 
 #include <assert.h>
 #include <string.h>
@@ -23,12 +23,25 @@ int64_t weight_elements(enum layout layout, int64_t rows, int64_t cols) {
     return layout == LAYOUT_ROWS_F32 ? rows * cols : panels_of(rows) * weight_panel(layout, cols);
 }
 
+int64_t layout_block(enum layout layout) {
+    if (layout >= LAYOUT_STORED) return dtype_info(layout_stored_type(layout))->block_elements;
+    return layout >= LAYOUT_NF4 ? NF4_BLOCK : 1;
+}
+
 size_t weight_bytes(enum layout layout, int64_t rows, int64_t cols) {
+    if (layout >= LAYOUT_STORED) {
+        assert(cols % layout_block(layout) == 0);
+        return dtype_bytes(layout_stored_type(layout),
+                           (size_t)(panels_of(rows) * PANEL_ROWS * cols));
+    }
+    if (layout >= LAYOUT_NF4) return nf4_bytes(layout, rows, cols);
     size_t element = layout == LAYOUT_PANEL_BF16 ? sizeof(uint16_t) : sizeof(float);
     return (size_t)weight_elements(layout, rows, cols) * element;
 }
 
 const char *layout_name(enum layout layout) {
+    if (layout >= LAYOUT_STORED) return dtype_info(layout_stored_type(layout))->name;
+    if (layout >= LAYOUT_NF4) return "nf4";
     assert((unsigned)layout < LAYOUT_COUNT);
     return names[layout];
 }
@@ -96,9 +109,36 @@ void weight_pack(const struct weight *weight, int64_t first, int64_t count, cons
     }
     assert(first % PANEL_ROWS == 0);
     assert(count % PANEL_ROWS == 0 || first + count == weight->rows);
+    if (layout_is_quantized(weight->layout)) {
+        nf4_pack(weight, first, count, src, weight->cols, 0);
+        return;
+    }
     for (int64_t row = 0; row < count; row += PANEL_ROWS)
         panel_pack(weight, (first + row) / PANEL_ROWS, src + row * weight->cols,
                    min_i64(PANEL_ROWS, count - row));
+}
+
+void weight_pack_slice(const struct weight *weight, int64_t first, int64_t count, const float *src,
+                       int64_t whole_cols, int64_t first_col) {
+    assert(first % PANEL_ROWS == 0 && first + count <= weight->rows);
+    assert(count % PANEL_ROWS == 0 || first + count == weight->rows);
+    assert(first_col % NF4_BLOCK == 0 && first_col + weight->cols <= whole_cols);
+    assert(weight->cols % NF4_BLOCK == 0 || first_col + weight->cols == whole_cols);
+    nf4_pack(weight, first, count, src, whole_cols, first_col);
+}
+
+void weight_read(float *out, const struct weight *weight, int64_t row, int64_t first,
+                 int64_t count) {
+    if (layout_is_quantized(weight->layout)) {
+        quantized_read(out, weight, row, first, count);
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        int64_t at = weight_index(weight->layout, weight->cols, row, first + i);
+        out[i] = weight->layout == LAYOUT_PANEL_BF16
+                     ? bf16_to_f32(((const uint16_t *)weight->data)[at])
+                     : ((const float *)weight->data)[at];
+    }
 }
 
 /* out (rows, cols): rows [lane, lane + rows) of one panel. */
@@ -125,6 +165,11 @@ void weight_unpack(float *out, const struct weight *weight, int64_t first, int64
     if (weight->layout == LAYOUT_ROWS_F32) {
         memcpy(out, (const float *)weight->data + first * weight->cols,
                (size_t)(count * weight->cols) * sizeof *out);
+        return;
+    }
+    if (layout_is_quantized(weight->layout)) {
+        for (int64_t row = 0; row < count; row++)
+            quantized_read(out + row * weight->cols, weight, first + row, 0, weight->cols);
         return;
     }
     for (int64_t row = first; row < first + count;) {

@@ -11,11 +11,19 @@
  * Pairs of columns are what dot-product instructions take (AVX512_BF16's VDPBF16PS); where there
  * are none, a shift and a mask widen a line of 32 to the two fp32 lines. weight_index says where an
  * element lies. Rows that pad the last panel, and the column that pads an odd number of them in
- * bf16, are zero and stay zero (their gradient is zero). */
+ * bf16, are zero and stay zero (their gradient is zero).
+ *
+ * A frozen weight may stay quantized, about as large as it was stored; kernels/quantized.h says how
+ * it lies. It has values and products, and no elements, gradient or master:
+ *
+ *     nf4     LAYOUT_NF4 + i, i = 0 .. 4: NF4, one fp32 scale for 2^i rows (layout_nf4 chooses)
+ *     stored  LAYOUT_STORED + type: blocks of a file's dtype (layout_stored) */
 #ifndef STRATA_KERNELS_PACK_H
 #define STRATA_KERNELS_PACK_H
 
+#include "kernels/base/dtype.h"
 #include "kernels/base/stream.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,8 +33,30 @@ enum layout {
     LAYOUT_ROWS_F32,   /* row-major fp32: embedding tables that are only gathered from */
     LAYOUT_PANEL_F32,  /* panels of fp32 */
     LAYOUT_PANEL_BF16, /* panels of bf16, pairs of columns together */
-    LAYOUT_COUNT
+    LAYOUT_COUNT,      /* of those above, which have elements */
+    LAYOUT_NF4 = 8,
+    LAYOUT_STORED = 16,
+    LAYOUT_END = LAYOUT_STORED + DTYPE_COUNT
 };
+
+static inline bool layout_is_quantized(enum layout layout) {
+    return layout >= LAYOUT_NF4;
+}
+
+/* Of a matrix whose rows have `whole_cols` columns in the whole tensor. */
+enum layout layout_nf4(int64_t whole_cols);
+
+/* Of a dtype whose rows can stay as they are: block types that dequantize() reads, and F16. */
+static inline enum layout layout_stored(enum dtype type) {
+    return (enum layout)(LAYOUT_STORED + (int)type);
+}
+static inline enum dtype layout_stored_type(enum layout layout) {
+    return (enum dtype)((int)layout - LAYOUT_STORED);
+}
+
+/* Neighbouring columns that are stored together: a slice must begin and end between them, but for
+ * the end of the tensor. */
+int64_t layout_block(enum layout layout);
 
 /* A matrix, borrowed. Gradients, moments and masters of a weight have its shape in LAYOUT_ROWS_F32
  * or LAYOUT_PANEL_F32 (layout_of_gradient), so that optimizers are elementwise over the bytes. */
@@ -36,11 +66,13 @@ struct weight {
     void *data; /* 64-byte aligned */
 };
 
-/* Elements stored, padding included, and their bytes. */
+/* Elements stored, padding included. */
 int64_t weight_elements(enum layout layout, int64_t rows, int64_t cols);
+
+/* Bytes, of any layout; cols is a multiple of layout_block in LAYOUT_STORED. */
 size_t weight_bytes(enum layout layout, int64_t rows, int64_t cols);
 
-/* "panel_bf16" and so on. */
+/* "panel_bf16" and so on; of stored blocks the dtype's name. */
 const char *layout_name(enum layout layout);
 
 /* Elements of a panel, and the place of W[row][col] among all elements. */
@@ -62,7 +94,22 @@ enum layout layout_of_gradient(enum layout layout);
  * in panel layouts. Rows of a last panel beyond weight->rows are zeroed. */
 void weight_pack(const struct weight *weight, int64_t first, int64_t count, const float *src);
 
-/* The reverse: out (count, cols) f32, any `first`. */
+/* The same from whole rows, src (count, whole_cols), of which the weight has the columns from
+ * first_col on: NF4's scales are those of whole rows. LAYOUT_NF4: first_col is a multiple of 64,
+ * and so is cols unless the tensor ends there; row 0 of the weight is a multiple of 16 in the
+ * tensor. */
+void weight_pack_slice(const struct weight *weight, int64_t first, int64_t count, const float *src,
+                       int64_t whole_cols, int64_t first_col);
+
+/* LAYOUT_STORED: one row from the bytes of its blocks. */
+void weight_pack_stored(const struct weight *weight, int64_t row, const void *blocks);
+
+/* out (count) f32: columns [first, first + count) of a row, whatever the layout; first is a
+ * multiple of 256. */
+void weight_read(float *out, const struct weight *weight, int64_t row, int64_t first,
+                 int64_t count);
+
+/* The reverse of packing: out (count, cols) f32, any `first`. */
 void weight_unpack(float *out, const struct weight *weight, int64_t first, int64_t count);
 
 /* The fp32 master of a weight: the same values, laid out as layout_of_gradient(from->layout). */

@@ -36,13 +36,17 @@ static char *name_of_path(const char *path) {
 }
 
 static enum layout matrix_layout(const struct serving_options *options) {
+    if (options->weights == SERVING_NF4) return LAYOUT_NF4;
+    if (options->weights == SERVING_STORED) return LAYOUT_STORED;
     return options->dtype == SERVING_FP32   ? LAYOUT_PANEL_F32
            : options->dtype == SERVING_BF16 ? LAYOUT_PANEL_BF16
                                             : LAYOUT_COUNT;
 }
 
 static enum status choose_kernels(struct serving *serving, const struct serving_options *options) {
-    bool bf16 = model_head(&serving->model)->w.layout == LAYOUT_PANEL_BF16;
+    bool bf16 = options->dtype == SERVING_BF16;
+    if (options->dtype == SERVING_AUTO)
+        bf16 = model_layout_auto(&serving->model.config, &serving->file) == LAYOUT_PANEL_BF16;
     return kernels_cpu(&serving->kernels, options->isa, bf16 ? DTYPE_BF16 : DTYPE_F32);
 }
 

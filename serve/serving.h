@@ -9,6 +9,7 @@
 enum { SERVING_MAX_ADAPTERS = 256 };
 
 enum serving_dtype { SERVING_AUTO, SERVING_FP32, SERVING_BF16 };
+enum serving_weights { SERVING_PLAIN, SERVING_NF4, SERVING_STORED };
 
 struct serving_options {
     const char *model;                          /* borrowed, like the adapters */
@@ -18,6 +19,7 @@ struct serving_options {
     int64_t port, context, threads, http_threads, page_size, max_batch, token_budget;
     double kv_gib, max_body_mib, grace;
     int dtype, kv_dtype; /* enum serving_dtype */
+    int weights;         /* enum serving_weights */
     bool dry_run;        /* strata serve */
     /* strata chat */
     char *url, *system, *ask;

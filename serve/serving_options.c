@@ -8,6 +8,8 @@
 
 static const char *const dtype_words[] = {"auto", "fp32", "bf16", NULL};
 
+static const char *const weights_words[] = {"auto", "nf4", "stored", NULL};
+
 #define AT(member) offsetof(struct serving_options, member)
 static const struct config_row shared_rows[] = {
     {"context", CONFIG_INT, AT(context), "0", 0, 1e8, NULL,
@@ -18,6 +20,8 @@ static const struct config_row shared_rows[] = {
      "instruction set: auto, reference, avx2, avx512"},
     {"dtype", CONFIG_ENUM, AT(dtype), "auto", 0, 0, dtype_words,
      "weights and activations: auto (as stored), fp32, bf16"},
+    {"weights", CONFIG_ENUM, AT(weights), "auto", 0, 0, weights_words,
+     "what weights are kept in: auto (as dtype), nf4, stored (a file's quantized blocks as they are)"},
     {"kv-dtype", CONFIG_ENUM, AT(kv_dtype), "auto", 0, 0, dtype_words,
      "keys and values: auto (as activations), fp32, bf16"},
     {"page-size", CONFIG_INT, AT(page_size), "16", 16, 4096, NULL,

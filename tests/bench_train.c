@@ -2,7 +2,7 @@
  *
  *     bench_train [--layers 12 --hidden 768 --heads 12 --kv-heads 12 --ffn 3072 --vocab 32000]
  *                 [--batch 4 --context 256 --threads 0 --steps 5 --warmup 2 --table auto]
- *                 [--lora] [--bf16] [--lora-rank 16]
+ *                 [--lora] [--bf16] [--nf4] [--lora-rank 16]      (--nf4: a base for --lora)
  *
  * A step is forward, backward, clip and AdamW; its median over --steps is one JSON line, with
  *   gflops      6 N' (LoRA 4 N') + 12 L H D s/2 a token, N' without the embedding look-up
@@ -195,7 +195,7 @@ struct options {
     int64_t layers, hidden, heads, kv_heads, ffn, vocab, batch, context, threads, steps, warmup,
         rank;
     const char *table;
-    bool lora, bf16;
+    bool lora, bf16, nf4;
 };
 
 struct bench {
@@ -217,7 +217,8 @@ struct bench {
 };
 
 static struct options parse(int argc, char **argv) {
-    struct options o = {12, 768, 12, 12, 3072, 32000, 4, 256, 0, 5, 2, 16, "auto", false, false};
+    struct options o = {12, 768, 12, 12, 3072,   32000, 4,     256,
+                        0,  5,   2,  16, "auto", false, false, false};
     const struct {
         const char *name;
         int64_t *value;
@@ -237,6 +238,8 @@ static struct options parse(int argc, char **argv) {
             o.lora = true;
         else if (strcmp(argv[i], "--bf16") == 0)
             o.bf16 = true;
+        else if (strcmp(argv[i], "--nf4") == 0)
+            o.nf4 = true;
         else
             known = false;
         if (known) continue;
@@ -259,7 +262,10 @@ static void open_model(struct bench *b) {
                                   .norm_eps = 1e-5f,
                                   .max_context = o->context,
                                   .rope = {.theta = 10000.0}};
-    check(model_create(&b->model, &config, NULL, o->bf16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32));
+    check(model_create(&b->model, &config, NULL,
+                       o->nf4    ? LAYOUT_NF4
+                       : o->bf16 ? LAYOUT_PANEL_BF16
+                                 : LAYOUT_PANEL_F32));
     model_init_random(&b->model, 1, 0.02f, 1);
     if (!o->lora) return;
     struct adapter_config lora = {.rank = (int)o->rank, .alpha = 2.0 * (double)o->rank};
@@ -387,12 +393,12 @@ static void report(const struct bench *b, struct sample *samples, double peak) {
     double rate = (double)(o->batch * o->context) / median->seconds, named = 0.0, products = 0.0;
     double flops = rate * flops_per_token(b);
     for (int k = MATMUL_FORWARD; k <= MATMUL_WEIGHT; k++) products += median->kinds[k];
-    printf("{\"variant\":\"%s%s\",\"tokens_per_s\":%.1f,\"median_s\":%.4f,\"fastest_s\":%.4f,"
+    printf("{\"variant\":\"%s%s%s\",\"tokens_per_s\":%.1f,\"median_s\":%.4f,\"fastest_s\":%.4f,"
            "\"slowest_s\":%.4f,\"gflops\":%.1f,\"peak_gflops\":%.1f,\"fma_ratio\":%.3f,"
            "\"matmul_ratio\":%.3f,\"cpu_share\":%.2f,\"seconds\":{",
-           o->lora ? "lora" : "full", o->bf16 ? "_bf16" : "", rate, median->seconds,
-           samples[0].seconds, samples[o->steps - 1].seconds, flops * 1e-9, peak * 1e-9,
-           flops / peak, median->matmul_flops / products / peak,
+           o->lora ? "lora" : "full", o->bf16 ? "_bf16" : "", o->nf4 ? "_nf4" : "", rate,
+           median->seconds, samples[0].seconds, samples[o->steps - 1].seconds, flops * 1e-9,
+           peak * 1e-9, flops / peak, median->matmul_flops / products / peak,
            median->cpu / median->seconds / b->ws.stream.threads);
     for (int k = 0; k < KINDS; k++) {
         printf("\"%s\":%.4f,", kind_names[k], median->kinds[k]);

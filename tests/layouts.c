@@ -78,7 +78,8 @@ static void describe_model(const struct layout_site *site, const struct layout_c
                            char text[TEXT_BYTES]) {
     char path[512];
     if (row->model[0] != '{') {
-        snprintf(text, TEXT_BYTES, "path: tests/fixtures/%s", row->model);
+        const char *folder = row->model[0] == '/' ? "" : "tests/fixtures/";
+        snprintf(text, TEXT_BYTES, "path: %s%s", folder, row->model);
         return;
     }
     snprintf(path, sizeof path, "%s/config-%d.json", site->folder, site->job->world.rank);

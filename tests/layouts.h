@@ -31,7 +31,8 @@ struct layout_limits {
 struct layout_case {
     const char *name;
     int ranks;         /* of the job */
-    const char *model; /* a folder of tests/fixtures, or a config.json's text: random weights */
+    const char *model; /* a folder of tests/fixtures, a path from /, or a config.json's text: random
+                          weights */
     struct layout_limits limits;
     const char *training[LAYOUT_ARGUMENTS];
     const char *layout[LAYOUT_ARGUMENTS];

@@ -1,8 +1,12 @@
 /* Shards of a model: together they are the whole, and each rank's values are its rectangle of it,
  * loaded or drawn. */
+#define _GNU_SOURCE
 #include "tests/check.h"
 
 #include "core/adapter.h"
+#include "core/export.h"
+
+#include <unistd.h>
 
 static const char *const models[] = {"tests/fixtures/llama", "tests/fixtures/qwen2",
                                      "tests/fixtures/qwen3", "tests/fixtures/llama_tied_llama3"};
@@ -73,6 +77,68 @@ static void test_loaded_slices_are_rectangles_of_the_whole(void **state) {
         model_free(&whole);
         model_file_close(&file);
     }
+}
+
+/* Shards of a model whose linear layers stay quantized dequantize to the whole's weights; the
+ * feed-forward width is cut between blocks. */
+static void check_quantized(const char *path, enum layout layout, enum layout of_down,
+                            const int64_t ffn[3]) {
+    struct model_file file;
+    struct model whole, part;
+    assert_ok(model_file_open(&file, path, false));
+    assert_ok(model_load(&whole, &file, NULL, layout, 0, 2));
+    assert_int_equal(model_param(&whole, WEIGHT_DOWN, 0)->w.layout, of_down);
+    for (int rank = 0; rank < 3; rank++) {
+        struct shard shard = slice_of(&whole.config, rank, 3);
+        assert_ok(model_load(&part, &file, &shard, layout, 0, 2));
+        assert_int_equal(part.local.ffn, ffn[rank]);
+        assert_int_equal(model_param(&part, WEIGHT_DOWN, 0)->w.layout, of_down);
+        assert_true(check_params(part.params, whole.params, whole.param_count) > 0);
+        model_free(&part);
+    }
+    model_free(&whole);
+    model_file_close(&file);
+}
+
+static void test_quantized_slices_have_the_values_of_the_whole(void **state) {
+    (void)state;
+    char path[] = "/tmp/strata-shard-XXXXXX";
+    struct model_file file;
+    struct model model;
+    int handle = mkstemp(path);
+    assert_true(handle >= 0);
+    close(handle);
+    assert_ok(model_file_open(&file, "models/base", false));
+    assert_ok(model_load(&model, &file, NULL, LAYOUT_PANEL_F32, 0, 2));
+    const struct export_request request = {
+        .model = &model, .format = EXPORT_GGUF, .dtype = DTYPE_Q8_0, .path = path};
+    assert_ok(export_model(&request));
+    check_quantized("models/base", LAYOUT_NF4, layout_nf4(512), (int64_t[]){128, 192, 192});
+    check_quantized(path, LAYOUT_STORED, layout_stored(DTYPE_Q8_0), (int64_t[]){160, 160, 192});
+    check_quantized("models/base", LAYOUT_STORED, LAYOUT_PANEL_BF16, (int64_t[]){170, 171, 171});
+    model_free(&model);
+    model_file_close(&file);
+    unlink(path);
+}
+
+static void test_blocks_that_would_be_cut_are_named(void **state) {
+    (void)state;
+    struct model_config config;
+    struct model model;
+    struct arena arena;
+    arena_count(&arena, "weights");
+    assert_ok(model_config_read_hf(&config, "tests/fixtures/llama"));
+    struct shard shard = slice_of(&config, 0, 2);
+    assert_int_equal(model_describe(&model, &config, &shard, LAYOUT_NF4, &arena), STATUS_CONFIG);
+    assert_string_equal(status_message(),
+                        "tp 2 cuts model.layers.0.self_attn.o_proj.weight at column 32, inside a "
+                        "block of 64 that stays quantized (nf4): choose another parallel.tp, or "
+                        "fp32 or bf16 weights");
+    config.head_dim = 64;
+    assert_int_equal(model_describe(&model, &config, &shard, LAYOUT_NF4, &arena), STATUS_CONFIG);
+    assert_non_null(
+        strstr(status_message(), "leaves a rank nothing of model.layers.0.mlp.gate_proj"));
+    assert_null(model.params);
 }
 
 static void test_random_values_belong_to_the_element(void **state) {
@@ -181,6 +247,8 @@ static void test_what_can_not_be_shared_is_named(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_loaded_slices_are_rectangles_of_the_whole),
+        cmocka_unit_test(test_quantized_slices_have_the_values_of_the_whole),
+        cmocka_unit_test(test_blocks_that_would_be_cut_are_named),
         cmocka_unit_test(test_random_values_belong_to_the_element),
         cmocka_unit_test(test_slices_cover_each_weight),
         cmocka_unit_test(test_a_stage_holds_its_layers_and_ends),

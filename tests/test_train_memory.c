@@ -197,6 +197,29 @@ static void test_lora_takes_what_is_planned(void **state) {
     setup_close(&setup);
 }
 
+/* An NF4 base is about an eighth of the fp32 file that it is made of; nothing of the file stays. */
+static void test_qlora_takes_what_is_planned(void **state) {
+    (void)state;
+    skip_under_sanitizers();
+    enum { LAYERS = 24 };
+    struct setup setup;
+    struct trainer_memory memory;
+    char model[512];
+    setup_open(&setup, LAYERS);
+    write_model(&setup, LAYERS);
+    snprintf(model, sizeof model, "path: %s, weights: nf4", setup.folder.path);
+    setup_configure(&setup, model, "1, mode: lora");
+    double planned = plan_mib(&setup, &memory), peak = trained_mib(&setup);
+    double linear = LAYERS * (4.0 * HIDDEN * HIDDEN + 3.0 * HIDDEN * FFN);
+    double rest = 2.0 * VOCABULARY * HIDDEN * 2.0 + (2.0 * LAYERS + 1.0) * HIDDEN * 4.0;
+    double bits = ((double)memory.weights - rest) * 8.0 / linear;
+    print_message("qlora: %.4f bits a weight; planned %.1f MiB, peak resident set %.1f MiB\n", bits,
+                  planned, peak);
+    assert_true(bits > 4.126 && bits < 4.14);
+    assert_true(peak - planned < 60.0); /* the process besides its arenas; the file has 334 MiB */
+    setup_close(&setup);
+}
+
 /* Gradients are as large as the adapter, moments twice that; frozen weights have neither. */
 static void test_frozen_weights_have_no_state(void **state) {
     (void)state;
@@ -261,6 +284,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_plan_is_what_is_allocated),
         cmocka_unit_test(test_full_training_takes_what_is_planned),
         cmocka_unit_test(test_lora_takes_what_is_planned),
+        cmocka_unit_test(test_qlora_takes_what_is_planned),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

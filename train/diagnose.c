@@ -1,6 +1,7 @@
 #include "train/diagnose.h"
 
 #include "core/sequence.h"
+#include "kernels/base/units.h"
 #include "train/stages.h"
 
 #include <math.h>
@@ -23,7 +24,19 @@ static bool acts_finite(const struct trainer *t, const void *values, int64_t cou
                                          : floats_finite(values, count);
 }
 
+static bool quantized_finite(const struct weight *w) {
+    float values[256];
+    for (int64_t row = 0; row < w->rows; row++)
+        for (int64_t first = 0; first < w->cols; first += 256) {
+            int64_t count = min_i64(256, w->cols - first);
+            weight_read(values, w, row, first, count);
+            if (!floats_finite(values, count)) return false;
+        }
+    return true;
+}
+
 static bool weight_finite(const struct weight *w) {
+    if (layout_is_quantized(w->layout)) return quantized_finite(w);
     int64_t elements = weight_elements(w->layout, w->rows, w->cols);
     return w->layout == LAYOUT_PANEL_BF16 ? halves_finite(w->data, elements)
                                           : floats_finite(w->data, elements);

@@ -8,6 +8,7 @@
 #define ROWS(rows) (int)(sizeof(rows) / sizeof *(rows))
 
 static const char *const dtype_words[] = {"fp32", "bf16", NULL};
+static const char *const weights_words[] = {"auto", "fp32", "bf16", "nf4", "stored", NULL};
 static const char *const mode_words[] = {"full", "lora", NULL};
 static const char *const schedule_words[] = {"cosine", "wsd", "linear", "constant", NULL};
 static const char *const recompute_words[] = {"none", "full", NULL};
@@ -24,6 +25,10 @@ static const struct config_row model_rows[] = {
      .help = "tokenizer that made the token files; empty looks beside the model"},
     {"dtype", CONFIG_ENUM, FIELD(model_options, dtype), "fp32", .words = dtype_words,
      .help = "weights and activations; bf16 keeps fp32 master weights"},
+    {"weights", CONFIG_ENUM, FIELD(model_options, weights), "auto", .words = weights_words,
+     .help =
+         "what a frozen base (train.mode lora) is kept in: auto (as dtype), fp32, bf16, nf4 (QLoRA) or stored (a "
+         "file's quantized blocks as they are)"},
     {"init_std", CONFIG_DOUBLE, FIELD(model_options, init_std), "0.02", .low = 1e-6, .high = 1,
      .help = "standard deviation of random weights"},
 };
@@ -189,6 +194,11 @@ enum status run_options_check(const struct run_options *options) {
     if (train->mode == TRAIN_LORA && !has_path)
         return status_fail(STATUS_CONFIG, "train.mode lora needs model.path: an adapter on random "
                                           "weights learns nothing");
+    if (train->mode != TRAIN_LORA && options->model.weights != WEIGHTS_AUTO)
+        return status_fail(STATUS_CONFIG,
+                           "model.weights %s is for a frozen base: it needs "
+                           "train.mode lora",
+                           weights_words[options->model.weights]);
     if (options->data.train.count == 0)
         return status_fail(STATUS_CONFIG, "data.train names no token file");
     if (train->validate_every > 0 && options->data.validation.count == 0)

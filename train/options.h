@@ -12,10 +12,12 @@ struct model_options {
     char *config;    /* config.json of a model to start from random weights */
     char *tokenizer; /* "" = beside the model */
     int dtype;       /* enum option_dtype */
+    int weights;     /* enum option_weights */
     double init_std;
 };
 
 enum option_dtype { OPTION_FP32, OPTION_BF16 };
+enum option_weights { WEIGHTS_AUTO, WEIGHTS_FP32, WEIGHTS_BF16, WEIGHTS_NF4, WEIGHTS_STORED };
 
 enum train_mode { TRAIN_FULL, TRAIN_LORA };
 enum train_schedule { SCHEDULE_COSINE, SCHEDULE_WSD, SCHEDULE_LINEAR, SCHEDULE_CONSTANT };

@@ -23,7 +23,13 @@ static enum dtype activations_dtype(const struct trainer *t) {
 }
 
 static enum layout matrix_layout(const struct trainer *t) {
-    return in_bf16(t) ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32;
+    static const enum layout layouts[] = {[WEIGHTS_FP32] = LAYOUT_PANEL_F32,
+                                          [WEIGHTS_BF16] = LAYOUT_PANEL_BF16,
+                                          [WEIGHTS_NF4] = LAYOUT_NF4,
+                                          [WEIGHTS_STORED] = LAYOUT_STORED};
+    int weights = t->options->model.weights;
+    if (weights == WEIGHTS_AUTO) weights = in_bf16(t) ? WEIGHTS_BF16 : WEIGHTS_FP32;
+    return layouts[weights];
 }
 
 /* Where rank `rank` of `ranks` stands. */
@@ -303,7 +309,15 @@ static enum status describe_model(struct trainer *t, struct arena *weights) {
     TRY(read_model_config(t, &config));
     struct shard shard;
     TRY(stages_shard(t->options, &t->mesh, &t->place, &config, &shard));
-    return model_describe(&t->model, &config, &shard, matrix_layout(t), weights);
+    if (!*t->options->model.path)
+        return model_describe(&t->model, &config, &shard, matrix_layout(t), weights);
+    struct model_file file; /* whose types say how large weights are that stay as stored */
+    TRY(model_file_open(&file, t->options->model.path, false));
+    enum status status =
+        model_plan(&t->model, &file, &shard, matrix_layout(t), config.rope.context);
+    model_file_close(&file);
+    if (status == STATUS_OK) *weights = t->model.arena;
+    return status;
 }
 
 static enum status describe_adapter(struct trainer *t, struct arena *factors) {

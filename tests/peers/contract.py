@@ -44,7 +44,7 @@ def loss_of(gradients, logits, said):
 class Training:
     """A run of `strata train`: constant learning rate, every step the same batch."""
 
-    def __init__(self, name, model, sequences, *, steps=20, clip=0.0, lora=None):
+    def __init__(self, name, model, sequences, *, steps=20, clip=0.0, lora=None, weights="auto"):
         self.directory = scratch(name, "run")
         shutil.rmtree(self.directory, ignore_errors=True)
         tokens = scratch(name, "train.h5")
@@ -52,7 +52,7 @@ class Training:
         vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
         strata("data", "tokenize", jsonl, "--vocabulary", vocabulary, "--out", tokens)
         config = {
-            "model": {"path": str(model), "dtype": "fp32"},
+            "model": {"path": str(model), "dtype": "fp32", "weights": weights},
             "data": {
                 "train": [str(tokens)],
                 "sequence_length": max(map(len, sequences)),
