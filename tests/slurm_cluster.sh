@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # A Slurm of two nodes, n1 and n2, on this machine, for tests; sourced. Its daemons, ports, key and
 # files are its own: nothing outside of the folder is touched, and cluster_stop leaves nothing.
 #
@@ -6,6 +7,8 @@
 #   cluster_stop              ends daemons and the job steps that they left alive
 #   cluster_kill_node NAME    its slurmd dies at once (SIGKILL), as on a node that is lost; the ranks
 #                             of its jobs stay alive
+#   cluster_start_node NAME   and comes back
+#   cluster_gone PID          whether a process has ended
 #   cluster_logs              the ends of the daemons' logs
 #
 # A node counts as lost after 10 s without an answer, and a requeued job may start again 5 s later.
@@ -91,6 +94,14 @@ cluster_start() {
         --seed-file="$cluster/munge.seed" 2>>"$cluster/munge.log" || return 1
     slurmctld && slurmd -N n1 && slurmd -N n2 || return 1
     cluster_await 30 cluster_idle
+}
+
+cluster_start_node() {
+    slurmd -N "$1" && cluster_await 30 grep -qx 'idle\|mixed\|allocated' <(sinfo -h -n "$1" -o %T)
+}
+
+cluster_gone() {
+    ! kill -0 "$1" 2>/dev/null
 }
 
 cluster_kill_node() {
