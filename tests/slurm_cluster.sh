@@ -62,7 +62,7 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout=10
 KillWait=10
-MessageTimeout=10
+MessageTimeout=5
 NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[1]},${ports[2]} CPUs=4 RealMemory=1000
 PartitionName=all Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 CONF
