@@ -96,8 +96,12 @@ cluster_start() {
     cluster_await 30 cluster_idle
 }
 
+cluster_node_is_up() {
+    sinfo -h -n "$1" -o %T | grep -qx 'idle\|mixed\|allocated'
+}
+
 cluster_start_node() {
-    slurmd -N "$1" && cluster_await 30 grep -qx 'idle\|mixed\|allocated' <(sinfo -h -n "$1" -o %T)
+    slurmd -N "$1" && cluster_await 30 cluster_node_is_up "$1"
 }
 
 cluster_gone() {
