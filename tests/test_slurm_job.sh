@@ -146,7 +146,7 @@ scancel "$job"
 await 30 ended
 elapsed "n1 lost: resumed at step $again on n2, the rank that was left on n1 was fenced off"
 run=$folder/long await 90 at_step $((resumed + 10))
-kill -KILL $undisturbed
+kill -KILL $undisturbed && wait $undisturbed 2>/dev/null
 losses "$run" >"$folder/got"
 losses "$folder/long" >"$folder/want"
 python3 - "$folder/want" "$folder/got" <<'PYTHON' || fail "after lost nodes it computes something else"
