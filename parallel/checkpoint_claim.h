@@ -50,8 +50,8 @@ bool checkpoint_claim_is_former(const char *directory, const struct checkpoint_s
  * renames themselves are proof. */
 enum status checkpoint_claim_check(const struct checkpoint_claim *claim);
 
-/* Gives the claim up; one process, after its last save. A directory that is empty then goes too. May be called twice and on a zeroed
- * struct. */
+/* Gives the claim up; one process, after its last save. A directory that is empty then goes too.
+ * May be called twice and on a zeroed struct. */
 void checkpoint_claim_release(struct checkpoint_claim *claim);
 
 #endif

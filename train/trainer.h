@@ -64,7 +64,7 @@ struct trainer {
     int64_t step, steps; /* done, in all */
     int64_t tokens;      /* trained on so far, all ranks */
     double best_loss;
-    struct checkpoint_claim claim; /* on the run's checkpoints, before any is read or written */
+    struct checkpoint_claim claim;     /* on the run's checkpoints, before any is read or written */
     const volatile sig_atomic_t *stop; /* set by a signal; NULL when nobody asks */
     bool stop_said;                    /* and the log has it */
 };
