@@ -4,7 +4,7 @@ JOBS   ?= $(shell nproc)
 export OMPI_ALLOW_RUN_AS_ROOT = 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 
-.PHONY: all help build deps demo test soak peers bench format format-check asan tsan fuzz clean
+.PHONY: all help build deps deps-slurm demo test soak peers bench format format-check asan tsan fuzz clean
 
 all: build
 
@@ -27,6 +27,11 @@ deps: ## install the Debian packages that are missing
 	  $$sudo apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq --no-install-recommends $$missing; \
 	fi
+
+# Slurm's daemons, for the test that starts a cluster of two nodes of its own (as root). Nothing else
+# needs them on this machine, and none is left running.
+deps-slurm: ## install what the test of jobs under Slurm needs (it is skipped without)
+	@$(MAKE) --no-print-directory deps PACKAGES="slurmctld slurmd slurm-client munge shellcheck"
 
 $(BUILD)/build.ninja: CMakeLists.txt
 	@cmake -S . -B $(BUILD) -G Ninja $(CMAKE_FLAGS) > $(BUILD).log 2>&1 || { cat $(BUILD).log; exit 1; }

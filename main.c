@@ -23,6 +23,7 @@ static const struct subcommand commands[] = {
      "models/base --temperature 0.7"},
     {"plot", cmd_plot, "loss and throughput of runs as a picture (SVG)",
      "runs/first --out loss.svg"},
+    {"preflight", cmd_preflight, "which nodes of a job are slow or broken", "--seconds 4"},
     {"trace", cmd_trace, "who computed and who waited in a traced step (SVG)", "runs/first"},
     {"serve", cmd_serve, "a model over HTTP, in OpenAI's dialect",
      "models/base --adapter first=runs/first/adapter --port 8000"},

@@ -5,7 +5,8 @@
  *                             rank-0003.h5   what rank 3 owns
  *                             index.h5       every tensor whole, /state/..., /files
  *                             index.xxh3     the hash of index.h5
- *               .tmp-...                     being written, or left by a writer that died
+ *               .tmp-start-.../              of the start that may write (checkpoint_claim.h):
+ *                                            being written, or left by a writer that died
  *               best.txt                     the step with the lowest validation loss
  *
  * index.h5 holds virtual datasets over the rank files, so any HDF5 tool sees logical tensors.
@@ -23,6 +24,7 @@
 
 #include "core/comm.h"
 #include "kernels/pack.h"
+#include "parallel/checkpoint_claim.h"
 
 enum { CHECKPOINT_NAME_BYTES = 256, CHECKPOINT_HISTORY = 256 };
 
@@ -51,10 +53,11 @@ struct checkpoint_state {
     double history[CHECKPOINT_HISTORY];
 };
 
-/* Writes DIRECTORY/step-N (made if need be) and removes all but the newest `keep` (at least 1) and
+/* Writes step-N of the claim's directory and removes all but the newest `keep` (at least 1) and
  * the best one. On failure nothing of the new one is left and the others are untouched; a failure
- * to remove old ones is only logged. An existing step-N is replaced. */
-enum status checkpoint_save(struct comm *world, const char *directory,
+ * to remove old ones is only logged. An existing step-N is replaced. STATUS_CONFIG when a
+ * later start has taken the directory over: then nothing is changed. */
+enum status checkpoint_save(struct comm *world, const struct checkpoint_claim *claim,
                             const struct checkpoint_state *state,
                             const struct checkpoint_slab *slabs, int slab_count, int keep);
 
@@ -79,8 +82,9 @@ enum status checkpoint_resume(struct comm *world, const char *directory, int64_t
                               int64_t *step, struct checkpoint_state *state,
                               const struct checkpoint_slab *slabs, int slab_count);
 
-/* Says which step is the best one; atomic. One rank calls it, after checkpoint_save. */
-enum status checkpoint_mark_best(const char *directory, int64_t step);
+/* Says which step is the best one; atomic, and like checkpoint_save where a later start has taken
+ * over. One rank calls it, after checkpoint_save. */
+enum status checkpoint_mark_best(const struct checkpoint_claim *claim, int64_t step);
 
 /* The step marked, -1 when none is. */
 int64_t checkpoint_best(const char *directory);

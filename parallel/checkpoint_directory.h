@@ -3,11 +3,10 @@
 #ifndef STRATA_PARALLEL_CHECKPOINT_DIRECTORY_H
 #define STRATA_PARALLEL_CHECKPOINT_DIRECTORY_H
 
-#include "kernels/base/status.h"
-#include <stddef.h>
-#include <stdint.h>
+#include "parallel/checkpoint_claim.h"
 
-enum { CHECKPOINT_PATH_BYTES = 4096 };
+/* Everything that begins so is unfinished or on its way out. */
+#define CHECKPOINT_UNFINISHED ".tmp-"
 
 struct checkpoint_path {
     char text[CHECKPOINT_PATH_BYTES];
@@ -16,8 +15,10 @@ struct checkpoint_path {
 /* STATUS_CONFIG when paths below `directory` would not fit. */
 enum status checkpoint_directory_check(const char *directory);
 
+struct checkpoint_path checkpoint_path_join(const char *folder, const char *name);
 struct checkpoint_path checkpoint_step_path(const char *directory, int64_t step);
-struct checkpoint_path checkpoint_temporary_path(const char *directory, int64_t step);
+struct checkpoint_path checkpoint_temporary_path(const struct checkpoint_claim *claim,
+                                                 int64_t step);
 struct checkpoint_path checkpoint_rank_path(const struct checkpoint_path *folder, int rank);
 struct checkpoint_path checkpoint_index_path(const struct checkpoint_path *folder);
 
@@ -25,22 +26,28 @@ struct checkpoint_path checkpoint_index_path(const struct checkpoint_path *folde
  * not there holds none. */
 enum status checkpoint_directory_list(const char *directory, int64_t **steps, int *count);
 
-/* Makes the directory for good (its parent must exist and is synced), removes leftovers, and makes
- * the empty temporary folder of a step. */
-enum status checkpoint_directory_begin(const char *directory, int64_t step);
+/* What follows changes the directory by renames out of and into the folder of the claim: once a
+ * later start has removed that, each fails and nothing changes. */
+
+/* Empties the claim's folder and makes the empty temporary folder of a step in it. STATUS_CONFIG
+ * when a later start has taken over. */
+enum status checkpoint_directory_begin(const struct checkpoint_claim *claim, int64_t step);
 
 /* The temporary folder, its files synced, becomes step-N for good; an older step-N goes. A failure
  * before the rename leaves the directory as it was. When the sync after it fails (STATUS_IO, "can't
  * sync ..."), step-N is the new folder for every reader, but a crash of the machine may still bring
  * back what was there before; an older step-N stays until the next sweep. */
-enum status checkpoint_directory_publish(const char *directory, int64_t step);
+enum status checkpoint_directory_publish(const struct checkpoint_claim *claim, int64_t step);
 
-/* Removes what interrupted writers left. Failures don't matter: the names are never read. */
-void checkpoint_directory_sweep(const char *directory);
+/* Removes what an interrupted save left. Failures don't matter: the names are never read. */
+void checkpoint_directory_sweep(const struct checkpoint_claim *claim);
 
 /* Of the steps up to `newest`, the one just written, removes all but the last `keep` and `best`.
  * Later ones belong to a run that went back; they stay until it passes them. */
-enum status checkpoint_directory_prune(const char *directory, int64_t newest, int keep,
-                                       int64_t best);
+enum status checkpoint_directory_prune(const struct checkpoint_claim *claim, int64_t newest,
+                                       int keep, int64_t best);
+
+/* A folder with all that is in it, or a file. True when it is gone. */
+bool checkpoint_directory_remove(const char *path);
 
 #endif

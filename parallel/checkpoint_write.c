@@ -288,10 +288,10 @@ static enum status write_index(const char *path, const struct checkpoint_state *
 
 /* --- the whole ------------------------------------------------------------------------------- */
 
-static enum status write_folder(struct comm *world, const char *directory,
+static enum status write_folder(struct comm *world, const struct checkpoint_claim *claim,
                                 const struct checkpoint_state *state,
                                 const struct checkpoint_slab *slabs, int count) {
-    struct checkpoint_path folder = checkpoint_temporary_path(directory, state->step);
+    struct checkpoint_path folder = checkpoint_temporary_path(claim, state->step);
     struct checkpoint_path mine = checkpoint_rank_path(&folder, world->rank);
     TRY(parallel_agree(world, write_rank_file(mine.text, slabs, count)));
     struct slab_record *records;
@@ -302,29 +302,36 @@ static enum status write_folder(struct comm *world, const char *directory,
     free(records);
     if (status == STATUS_OK && world->rank == 0) status = checkpoint_seal_index(&folder);
     if (status == STATUS_OK && world->rank == 0)
-        status = checkpoint_directory_publish(directory, state->step);
+        status = checkpoint_directory_publish(claim, state->step);
     return parallel_agree(world, status);
 }
 
 /* What rank 0 does after the verdict; the others wait, so that all see the folder as it is then. */
-static void tidy(struct comm *world, const char *directory, int64_t step, int keep, bool saved) {
-    if (world->rank == 0 && !saved) checkpoint_directory_sweep(directory);
+static void tidy(struct comm *world, const struct checkpoint_claim *claim, int64_t step, int keep,
+                 bool saved) {
+    if (world->rank == 0 && !saved) checkpoint_directory_sweep(claim);
     if (world->rank == 0 && saved &&
-        checkpoint_directory_prune(directory, step, keep, checkpoint_best(directory)) != STATUS_OK)
+        checkpoint_directory_prune(claim, step, keep, checkpoint_best(claim->directory)) !=
+            STATUS_OK)
         log_line(LOG_WARN, "event=checkpoint_prune reason=\"%s\"", status_message());
     struct stream stream;
     stream_open_cpu(&stream, 1);
     comm_barrier(world, &stream);
 }
 
-enum status checkpoint_save(struct comm *world, const char *directory,
+enum status checkpoint_save(struct comm *world, const struct checkpoint_claim *claim,
                             const struct checkpoint_state *state,
                             const struct checkpoint_slab *slabs, int slab_count, int keep) {
     assert(keep >= 1 && state->step >= 0 && state->history_count <= CHECKPOINT_HISTORY);
-    TRY(checkpoint_directory_check(directory));
     enum status status = parallel_agree(
-        world, world->rank == 0 ? checkpoint_directory_begin(directory, state->step) : STATUS_OK);
-    if (status == STATUS_OK) status = write_folder(world, directory, state, slabs, slab_count);
-    tidy(world, directory, state->step, keep, status == STATUS_OK);
+        world, world->rank == 0 ? checkpoint_directory_begin(claim, state->step) : STATUS_OK);
+    if (status == STATUS_OK) {
+        status = write_folder(world, claim, state, slabs, slab_count);
+        /* files that can't be made have a reason of their own where the claim is lost */
+        if (status != STATUS_OK && status != STATUS_PEER)
+            TRY(parallel_agree(world,
+                               world->rank == 0 ? checkpoint_claim_check(claim) : STATUS_OK));
+    }
+    tidy(world, claim, state->step, keep, status == STATUS_OK);
     return status;
 }

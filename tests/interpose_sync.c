@@ -23,7 +23,7 @@ static bool in_checkpoint(int descriptor) {
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     ssize_t bytes = readlink(link, path, sizeof path - 1);
     path[bytes < 0 ? 0 : bytes] = '\0';
-    return strstr(path, "/.tmp-step-") != NULL;
+    return strstr(path, "/.tmp-start-") != NULL;
 }
 
 /* True every other time. One thread writes checkpoints. */

@@ -4,6 +4,7 @@
 #include "tests/check.h"
 
 #include "parallel/checkpoint.h"
+#include "parallel/checkpoint_directory.h"
 #include "parallel/checkpoint_format.h"
 #include "parallel/checkpoint_verify.h"
 #include "parallel/comm_mpi.h"
@@ -23,7 +24,8 @@
 
 static struct parallel job;
 static struct stream stream;
-static char folder[256]; /* a fresh one for each test */
+static char folder[256];              /* a fresh one for each test */
+static struct checkpoint_claim claim; /* on it, from the first save on */
 
 /* --- a little run ---------------------------------------------------------------------------- */
 
@@ -138,13 +140,20 @@ static void assert_state(const struct checkpoint_state *got, int64_t step) {
     assert_string_equal(got->config, want.config);
 }
 
+/* The claim, taken by the first that asks. */
+static const struct checkpoint_claim *claimed(void) {
+    if (!*claim.folder)
+        assert_ok(checkpoint_claim_take(&job.world, folder, &(struct checkpoint_start){0}, &claim));
+    return &claim;
+}
+
 /* Saves a step of which rank 0 owns everything. */
 static enum status save(struct comm *comm, int64_t step, int keep) {
     struct checkpoint_slab slabs[TENSORS];
     int count = comm->rank == 0 ? make_slabs(slabs, 0, 1, 1) : 0;
     fill(slabs, count, step);
     struct checkpoint_state state = state_at(step);
-    enum status status = checkpoint_save(comm, folder, &state, slabs, count, keep);
+    enum status status = checkpoint_save(comm, claimed(), &state, slabs, count, keep);
     free_slabs(slabs, count);
     return status;
 }
@@ -192,6 +201,7 @@ static void run(const char *format, ...) {
 
 static int open_folder(void **state) {
     (void)state;
+    claim = (struct checkpoint_claim){0};
     if (job.world.rank == 0) {
         const char *base = getenv("TMPDIR");
         snprintf(folder, sizeof folder, "%.200s/strata-ckpt-XXXXXX", base ? base : "/tmp");
@@ -211,6 +221,18 @@ static int close_folder(void **state) {
     return stream_check(&stream) == STATUS_OK ? 0 : -1;
 }
 
+/* A claim's folder with nothing in it is as it should be between saves. */
+static bool is_empty_claim(const char *name) {
+    char path[512];
+    if (strcmp(name, claim.folder) != 0) return false;
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    struct dirent **entries;
+    int count = scandir(path, &entries, NULL, NULL);
+    for (int i = 0; i < count; i++) free(entries[i]);
+    if (count >= 0) free(entries);
+    return count == 2;
+}
+
 /* Names in the folder, sorted and joined by spaces. */
 static const char *listing(void) {
     static char text[1024];
@@ -219,7 +241,7 @@ static const char *listing(void) {
     int count = scandir(folder, &entries, NULL, alphasort);
     for (int i = 0; i < count; i++) {
         const char *name = entries[i]->d_name;
-        if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0) {
+        if (strcmp(name, ".") != 0 && strcmp(name, "..") != 0 && !is_empty_claim(name)) {
             if (*text) strcat(text, " ");
             strcat(text, name);
         }
@@ -266,7 +288,7 @@ static void test_any_layout_reads_any_other(void **state) {
     int count = make_slabs(slabs, job.world.rank, size / cols, cols);
     fill(slabs, count, 9);
     struct checkpoint_state at = state_at(9);
-    assert_ok(checkpoint_save(&job.world, folder, &at, slabs, count, 1));
+    assert_ok(checkpoint_save(&job.world, claimed(), &at, slabs, count, 1));
     free_slabs(slabs, count);
     for (int readers = 1; readers <= size; readers++) {
         struct comm some;
@@ -281,7 +303,7 @@ static void test_the_last_k_and_the_best_stay(void **state) {
     (void)state;
     for (int64_t step = 1; step <= 6; step++) {
         assert_ok(save(&job.world, step, 2));
-        if (step == 2 && job.world.rank == 0) assert_ok(checkpoint_mark_best(folder, 2));
+        if (step == 2 && job.world.rank == 0) assert_ok(checkpoint_mark_best(claimed(), 2));
         comm_barrier(&job.world, &stream);
     }
     assert_string_equal(listing(), "best.txt step-00000002 step-00000005 step-00000006");
@@ -303,8 +325,10 @@ static void test_torn_folders_are_passed_over(void **state) {
     assert_ok(save(&job.world, 3, 9));
     assert_ok(save(&job.world, 4, 9));
     if (job.world.rank == 0) {
-        run("mkdir '%s/.tmp-step-00000009' '%s/step-00000008' '%s/step-x'", folder, folder, folder);
-        run("touch '%s/.tmp-step-00000009/rank-0000.h5'", folder);
+        run("mkdir '%s/%s/step-00000009' '%s/step-00000008' '%s/step-x'", folder, claim.folder,
+            folder, folder);
+        run("touch '%s/%s/step-00000009/rank-0000.h5'", folder, claim.folder);
+        run("mkdir '%s/.tmp-step-00000007'", folder);
         run("rm '%s/step-00000004/rank-0000.h5'", folder);
         run("truncate -s -1000 '%s/step-00000003/rank-0000.h5'", folder);
     }
@@ -314,6 +338,7 @@ static void test_torn_folders_are_passed_over(void **state) {
     assert_int_equal(step, 2);
     assert_int_equal(load(&job.world, -1), 2);
     comm_barrier(&job.world, &stream);
+    claim = (struct checkpoint_claim){0}; /* the next start removes what is left of this one */
     assert_ok(save(&job.world, 5, 9));
     assert_null(strstr(listing(), ".tmp"));
     assert_int_equal(load(&job.world, -1), 5);
@@ -432,7 +457,7 @@ static void test_what_does_not_fit_is_named(void **state) {
     slab.rows = 144;
     struct checkpoint_state half = state_at(2);
     comm_barrier(&job.world, &stream);
-    assert_int_equal(checkpoint_save(&job.world, folder, &half, &slab, job.world.rank == 0, 9),
+    assert_int_equal(checkpoint_save(&job.world, claimed(), &half, &slab, job.world.rank == 0, 9),
                      STATUS_SHAPE);
     assert_non_null(strstr(status_message(), "'weights/half': the ranks give 2880 of its 5760"));
     assert_string_equal(listing(), "step-00000001");
@@ -476,7 +501,7 @@ static enum status save_parts(int64_t step) {
     int count = make_slabs(slabs, job.world.rank, job.world.size, 1);
     fill(slabs, count, step);
     struct checkpoint_state state = state_at(step);
-    enum status status = checkpoint_save(&job.world, folder, &state, slabs, count, 2);
+    enum status status = checkpoint_save(&job.world, claimed(), &state, slabs, count, 2);
     free_slabs(slabs, count);
     return status;
 }
@@ -574,6 +599,91 @@ static void test_killed_writers_leave_an_intact_one(void **state) {
     assert_null(strstr(listing(), ".tmp"));
 }
 
+static enum status take_as(int64_t number, int64_t restart, struct checkpoint_claim *mine) {
+    return checkpoint_claim_take(&job.world, folder, &(struct checkpoint_start){number, restart},
+                                 mine);
+}
+
+/* A start that a later one has taken over from changes nothing any more, whatever it tries; nor can
+ * it take the directory back. */
+static void test_a_former_start_is_fenced(void **state) {
+    (void)state;
+    struct checkpoint_claim former, latest;
+    assert_ok(take_as(7, 0, &former));
+    claim = former;
+    assert_ok(save(&job.world, 5, 1));
+    comm_barrier(&job.world, &stream);
+    assert_false(checkpoint_claim_is_former(folder, &(struct checkpoint_start){7, 0}));
+    assert_true(checkpoint_claim_is_former(folder, &(struct checkpoint_start){7, 1}));
+    assert_false(checkpoint_claim_is_former(folder, &(struct checkpoint_start){8, 1}));
+    comm_barrier(&job.world, &stream);
+    assert_ok(take_as(7, 1, &latest));
+    comm_barrier(&job.world, &stream);
+
+    assert_int_equal(save(&job.world, 6, 1), STATUS_CONFIG);
+    assert_non_null(strstr(status_message(), "has taken over"));
+    assert_int_equal(save(&job.world, 5, 1), STATUS_CONFIG);
+    comm_barrier(&job.world, &stream);
+    if (job.world.rank == 0) { /* also where it is beyond its checks already */
+        assert_int_equal(checkpoint_mark_best(&former, 5), STATUS_CONFIG);
+        assert_int_equal(checkpoint_directory_publish(&former, 6), STATUS_CONFIG);
+        assert_int_equal(checkpoint_directory_prune(&former, 5, 0, -1), STATUS_CONFIG);
+        checkpoint_directory_sweep(&former);
+        checkpoint_claim_release(&former);
+    }
+    comm_barrier(&job.world, &stream);
+    assert_int_equal(take_as(7, 0, &former), STATUS_CONFIG);
+    claim = latest;
+    assert_string_equal(listing(), "step-00000005");
+    comm_barrier(&job.world, &stream);
+    load(&job.world, 5);
+    assert_ok(save(&job.world, 6, 1));
+    struct checkpoint_claim other;
+    assert_ok(take_as(3, 0, &other)); /* another job comes last */
+    assert_int_equal(save(&job.world, 7, 1), STATUS_CONFIG);
+    claim = other;
+    assert_ok(save(&job.world, 7, 1));
+    comm_barrier(&job.world, &stream);
+    if (job.world.rank == 0) checkpoint_claim_release(&other);
+    comm_barrier(&job.world, &stream);
+    assert_string_equal(listing(), "step-00000007");
+}
+
+/* Whatever a writer was doing when it lost its claim: what is there once the claim is taken stays
+ * as it is, and it is whole. */
+static void test_a_writer_loses_its_claim_at_any_moment(void **state) {
+    (void)state;
+    only_alone();
+    uint64_t random = 99;
+    for (int trial = 0; trial < 12; trial++) {
+        int reports[2];
+        char first;
+        assert_int_equal(pipe(reports), 0);
+        pid_t child = fork();
+        if (child == 0) {
+            claim = (struct checkpoint_claim){0};
+            enum status status = save(&job.world, 1, 2);
+            if (write(reports[1], "1", 1) != 1) _exit(1);
+            for (int64_t step = 2; status == STATUS_OK; step++)
+                status = save(&job.world, step % 3 + 1, 2);
+            _exit(status == STATUS_CONFIG ? 0 : 1);
+        }
+        assert_int_equal(read(reports[0], &first, 1), 1);
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        usleep((useconds_t)(random >> 40) % 30000);
+        assert_ok(take_as(1, 1, &claim));
+        close(reports[0]);
+        close(reports[1]);
+        char seen[256];
+        snprintf(seen, sizeof seen, "%s", listing());
+        int code = 0;
+        waitpid(child, &code, 0);
+        assert_true(WIFEXITED(code) && WEXITSTATUS(code) == 0);
+        assert_string_equal(listing(), seen);
+        assert_true(load(&job.world, -1) > 0);
+    }
+}
+
 /* HDF5's own tool sees every logical tensor whole in the index. */
 static void test_other_tools_read_it(void **state) {
     (void)state;
@@ -583,7 +693,7 @@ static void test_other_tools_read_it(void **state) {
     int count = make_slabs(slabs, job.world.rank, size, 1);
     fill(slabs, count, 3);
     struct checkpoint_state at = state_at(3);
-    assert_ok(checkpoint_save(&job.world, folder, &at, slabs, count, 1));
+    assert_ok(checkpoint_save(&job.world, claimed(), &at, slabs, count, 1));
     free_slabs(slabs, count);
     for (int t = 0; t < TENSORS && job.world.rank == 0; t++) {
         run("cd / && h5dump -d '/%s' -b LE -o '%s/raw' '%s/step-00000003/index.h5' >/dev/null",
@@ -620,6 +730,8 @@ int main(int argc, char **argv) {
         folder_test(test_one_ranks_refused_write_is_everyones),
         folder_test(test_full_disk_leaves_the_old_one),
         folder_test(test_killed_writers_leave_an_intact_one),
+        folder_test(test_a_former_start_is_fenced),
+        folder_test(test_a_writer_loses_its_claim_at_any_moment),
         folder_test(test_other_tools_read_it),
     };
     if (parallel_start(&job, &argc, &argv) != STATUS_OK) {

@@ -160,7 +160,7 @@ kill -0 $pid 2>/dev/null || fail "one signal ended the run: $(cat "$folder/log")
 kill -INT $pid
 wait $pid
 code=$?
-[ $code -eq 130 ] && [ ! -e "$folder/hurry/checkpoints" ] ||
+[ $code -eq 130 ] && [ -z "$(ls "$folder/hurry/checkpoints")" ] ||
     fail "a second signal: exit code $code: $(cat "$folder/log")"
 
 # A run that goes on must be the run it was.

@@ -185,7 +185,10 @@ static void test_checkpoint(void **state) {
     temporary_open(&folder);
     comm_open_self(&self, "self");
     snprintf(path, sizeof path, "%s/checkpoints", folder.path);
-    assert_ok(checkpoint_save(&self, path, &at, &slab, 1, 1));
+    struct checkpoint_claim claim;
+    assert_ok(checkpoint_claim_take(&self, path, &(struct checkpoint_start){0}, &claim));
+    assert_ok(checkpoint_save(&self, &claim, &at, &slab, 1, 1));
+    checkpoint_claim_release(&claim);
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         snprintf(path, sizeof path, "%s%s", folder.path, ways[i]);
         if (inspect(path, NULL) != 0) fail_msg("%s: %s", ways[i], errors);

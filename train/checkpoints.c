@@ -58,14 +58,22 @@ static enum status slabs_create(const struct trainer *t, bool to_write, struct s
     return STATUS_OK;
 }
 
-static void directory_of(const struct trainer *t, char path[4096]) {
-    snprintf(path, 4096, "%s/checkpoints", t->options->train.out);
+void checkpoints_directory(const char *out, char path[4096]) {
+    snprintf(path, 4096, "%s/checkpoints", out);
+}
+
+/* Before anything of the directory is read, so that no former start can change it any more. */
+static enum status claim_directory(struct trainer *t) {
+    char path[4096];
+    if (*t->claim.folder) return STATUS_OK;
+    checkpoints_directory(t->options->train.out, path);
+    const struct checkpoint_start start = checkpoint_start_of_job();
+    return checkpoint_claim_take(&t->parallel->world, path, &start, &t->claim);
 }
 
 enum status trainer_checkpoint(struct trainer *t, bool best) {
-    char path[4096];
     struct slabs slabs;
-    directory_of(t, path);
+    TRY(claim_directory(t));
     const struct comm *world = &t->parallel->world;
     char *config = NULL;
     TRY(parallel_agree(&t->parallel->world, continuation_describe(t, &config)));
@@ -81,13 +89,13 @@ enum status trainer_checkpoint(struct trainer *t, bool best) {
     guard_save(&t->guard, state.history);
     enum status status = parallel_agree(&t->parallel->world, slabs_create(t, true, &slabs));
     if (status == STATUS_OK)
-        status = checkpoint_save(&t->parallel->world, path, &state, slabs.items, slabs.count,
+        status = checkpoint_save(&t->parallel->world, &t->claim, &state, slabs.items, slabs.count,
                                  (int)t->options->train.keep);
     slabs_free(&slabs);
     free(config);
     TRY(status);
     return parallel_agree(&t->parallel->world, best && world->rank == 0
-                                                   ? checkpoint_mark_best(path, t->step)
+                                                   ? checkpoint_mark_best(&t->claim, t->step)
                                                    : STATUS_OK);
 }
 
@@ -109,7 +117,7 @@ static enum status repair_mark(struct trainer *t, const char *path) {
     }
     if (!(t->best_loss < marked.best_loss)) return STATUS_OK;
     return parallel_agree(world,
-                          world->rank == 0 ? checkpoint_mark_best(path, t->step) : STATUS_OK);
+                          world->rank == 0 ? checkpoint_mark_best(&t->claim, t->step) : STATUS_OK);
 }
 
 /* Says no before tensors are looked for that another run's checkpoint can't have. One that can't be
@@ -190,17 +198,19 @@ enum status checkpoints_rewind(struct trainer *t, int64_t below, int64_t *step) 
 enum status checkpoints_resume(struct trainer *t) {
     char path[4096];
     struct stat found;
-    directory_of(t, path);
-    int64_t absent = stat(path, &found) != 0 && errno == ENOENT;
+    int64_t absent = stat(t->options->train.out, &found) != 0 && errno == ENOENT;
     comm_all_reduce(&t->parallel->world, &t->ws.stream, &absent, 1, DTYPE_I64, COMM_MAX);
     TRY(stream_check(&t->ws.stream));
-    return absent ? STATUS_OK : read_newest(t, path);
+    if (absent) return STATUS_OK;
+    TRY(claim_directory(t));
+    checkpoints_directory(t->options->train.out, path);
+    return read_newest(t, path);
 }
 
 enum status checkpoints_refuse(struct trainer *t) {
     char path[4096];
     int64_t step;
-    directory_of(t, path);
+    checkpoints_directory(t->options->train.out, path);
     TRY(checkpoint_latest(&t->parallel->world, path, INT64_MAX, &step));
     if (step < 0) return STATUS_OK;
     return status_fail(STATUS_CONFIG,

@@ -4,6 +4,9 @@
 
 #include "train/trainer.h"
 
+/* Where the checkpoints of the run in `out` are. */
+void checkpoints_directory(const char *out, char path[4096]);
+
 /* Continues from the newest intact checkpoint of the run; nothing happens where there is none.
  * STATUS_CONFIG names the key when something changed that may not (train/continuation.h), or when
  * the run is beyond its last step already; STATUS_SHAPE or STATUS_FORMAT when its tensors are

@@ -475,6 +475,7 @@ enum status trainer_open(struct trainer *t, const struct run_options *options,
 }
 
 void trainer_close(struct trainer *t) {
+    if (t->parallel && t->parallel->world.rank == 0) checkpoint_claim_release(&t->claim);
     trace_close(&t->trace);
     free(t->slow.times);
     optimizer_free(&t->optimizer);

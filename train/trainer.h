@@ -68,6 +68,7 @@ struct trainer {
     int64_t data_offset; /* samples that were left out when the run went back to a checkpoint */
     struct guard guard;
     int rewinds; /* since the last checkpoint of steps whose loss was not too high */
+    struct checkpoint_claim claim;     /* on the run's checkpoints, before any is read or written */
     const volatile sig_atomic_t *stop; /* set by a signal; NULL when nobody asks */
     bool stop_said;                    /* and the log has it */
 };
