@@ -184,7 +184,7 @@ enum status checkpoints_rewind(struct trainer *t, int64_t below, int64_t *step) 
     struct slabs slabs;
     struct checkpoint_state state = {0};
     struct comm *world = &t->parallel->world;
-    directory_of(t, path);
+    checkpoints_directory(t->options->train.out, path);
     *step = -1;
     TRY(parallel_agree(world, slabs_create(t, false, &slabs)));
     enum status status =
