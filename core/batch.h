@@ -37,6 +37,9 @@ struct batch {
     const int64_t *row_ids;    /* (N) global token numbers: dropout is keyed by them */
     uint64_t dropout_seed;
     bool training; /* dropout applies */
+    /* Backward leaves the gradients of the blocks' matrices to block_backward_weights; activations
+     * are kept for them (ACTS_LATE). */
+    bool weights_later;
 };
 
 #endif

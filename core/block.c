@@ -4,6 +4,7 @@
 #include "core/sequence.h"
 
 #include <math.h>
+#include <string.h>
 
 void block_acts_push(struct block_acts *acts, struct arena *arena, const struct exec *exec,
                      const struct model_config *config, int64_t tokens) {
@@ -28,6 +29,18 @@ void block_acts_push(struct block_acts *acts, struct arena *arena, const struct 
     acts->mid = arena_push(arena, act_bytes(exec, mine * config->hidden));
     acts->gate = arena_push(arena, act_bytes(exec, n * config->ffn));
     acts->up = arena_push(arena, act_bytes(exec, n * config->ffn));
+}
+
+void block_acts_push_late(struct block_acts *acts, struct arena *arena, const struct exec *exec,
+                          const struct model_config *config, int64_t tokens) {
+    int64_t n = tokens, d = config->head_dim, rows = sequence_rows(exec, n);
+    size_t kv_bytes = act_bytes(exec, n * config->kv_heads * d);
+    acts->d_out = arena_push(arena, act_bytes(exec, rows * config->hidden));
+    acts->d_mid = arena_push(arena, act_bytes(exec, rows * config->hidden));
+    acts->d_q = arena_push(arena, act_bytes(exec, n * config->heads * d));
+    acts->d_k = arena_push(arena, kv_bytes);
+    acts->d_v = arena_push(arena, kv_bytes);
+    acts->product = arena_push(arena, act_bytes(exec, n * config->ffn));
 }
 
 static const float *vector(const struct model *model, enum weight_id id, int layer) {
@@ -196,15 +209,23 @@ static void norm_backward(const struct exec *exec, const struct model *model, en
     exec->k->rmsnorm_backward(exec->stream, &args);
 }
 
+/* `d` of all tokens; kept where the gradients of weights come later, as backward goes on in `d`. */
+static const void *gather_gradient(const struct exec *exec, const struct batch *batch,
+                                   const void *d, void *kept, int64_t width) {
+    const void *all = sequence_all(exec, d, batch->tokens, width);
+    if (batch->weights_later) memcpy(kept, all, act_bytes(exec, batch->tokens * width));
+    return all;
+}
+
 /* d: gradient of out -> gradient of mid */
 static void mlp_half_backward(const struct exec *exec, const struct model *model, int layer,
                               const struct batch *batch, struct block_acts *acts, void *d) {
     const struct model_config *c = &model->local;
     int64_t n = batch->tokens;
     size_t mark = arena_mark(exec->scratch);
-    const void *d_all = sequence_all(exec, d, n, c->hidden);
+    const void *d_all = gather_gradient(exec, batch, d, acts->d_out, c->hidden);
     void *d_product = scratch_act(exec, n * c->ffn);
-    void *product = scratch_act(exec, n * c->ffn);
+    void *product = batch->weights_later ? acts->product : scratch_act(exec, n * c->ffn);
     exec->k->swiglu_forward(exec->stream, product, acts->gate, acts->up, n * c->ffn);
     struct linear_backward_args args = {.id = WEIGHT_DOWN, .layer = layer};
     args.dx = d_product;
@@ -262,7 +283,7 @@ static void attention_core_backward(const struct exec *exec, const struct model 
     size_t mark = arena_mark(exec->scratch);
     void *d_o = scratch_act(exec, n * c->heads * c->head_dim);
     float *rowsum = scratch_f32(exec, n * c->heads);
-    const void *d_all = sequence_all(exec, d, n, c->hidden);
+    const void *d_all = gather_gradient(exec, batch, d, acts->d_mid, c->hidden);
     const struct linear_backward_args out = {WEIGHT_O, layer, d_o, d_all, acts->o, false};
     linear_backward(exec, model, batch, &out);
     const struct attention_backward_args args = {.dq = dqkv->q,
@@ -291,8 +312,11 @@ static void attention_half_backward(const struct exec *exec, const struct model 
     int64_t n = batch->tokens, q_width = (int64_t)c->heads * c->head_dim;
     int64_t kv_width = (int64_t)c->kv_heads * c->head_dim;
     size_t mark = arena_mark(exec->scratch);
-    struct qkv_gradient dqkv = {scratch_act(exec, n * q_width), scratch_act(exec, n * kv_width),
-                                scratch_act(exec, n * kv_width)};
+    struct qkv_gradient dqkv = {acts->d_q, acts->d_k, acts->d_v};
+    if (!batch->weights_later)
+        dqkv =
+            (struct qkv_gradient){scratch_act(exec, n * q_width), scratch_act(exec, n * kv_width),
+                                  scratch_act(exec, n * kv_width)};
     attention_core_backward(exec, model, layer, batch, rope_table, acts, d, &dqkv);
 
     void *normed = normed_input(exec, model, WEIGHT_ATTN_NORM, layer, n, acts->x, NULL);
@@ -312,4 +336,21 @@ void block_backward(const struct exec *exec, const struct model *model, int laye
                     void *d, bool need_dx) {
     mlp_half_backward(exec, model, layer, batch, acts, d);
     attention_half_backward(exec, model, layer, batch, rope_table, acts, d, need_dx);
+}
+
+void block_backward_weights(const struct exec *exec, const struct model *model, int layer,
+                            const struct batch *batch, struct block_acts *acts) {
+    int64_t n = batch->tokens;
+    size_t mark = arena_mark(exec->scratch);
+    linear_backward_weight(exec, model, WEIGHT_DOWN, layer, n, acts->d_out, acts->product);
+    const void *normed = normed_input(exec, model, WEIGHT_MLP_NORM, layer, n, acts->mid, NULL);
+    linear_backward_weight(exec, model, WEIGHT_GATE, layer, n, acts->gate, normed);
+    linear_backward_weight(exec, model, WEIGHT_UP, layer, n, acts->up, normed);
+    arena_release(exec->scratch, mark);
+    linear_backward_weight(exec, model, WEIGHT_O, layer, n, acts->d_mid, acts->o);
+    normed = normed_input(exec, model, WEIGHT_ATTN_NORM, layer, n, acts->x, NULL);
+    linear_backward_weight(exec, model, WEIGHT_Q, layer, n, acts->d_q, normed);
+    linear_backward_weight(exec, model, WEIGHT_K, layer, n, acts->d_k, normed);
+    linear_backward_weight(exec, model, WEIGHT_V, layer, n, acts->d_v, normed);
+    arena_release(exec->scratch, mark);
 }

@@ -34,11 +34,19 @@ struct block_acts {
     void *mid;              /* (M, C) */
     void *gate, *up;        /* (N, F) */
     void *out;              /* (M, C) */
+    /* For block_backward_weights, of all tokens under sequence parallelism; NULL where gradients
+     * are made at once: those of out and mid (N, C), of q_raw, k_raw and v, and Wd's input (N, F).
+     */
+    void *d_out, *d_mid, *d_q, *d_k, *d_v, *product;
 };
 
 /* Pushes all but x and out for `tokens` tokens. */
 void block_acts_push(struct block_acts *acts, struct arena *arena, const struct exec *exec,
                      const struct model_config *config, int64_t tokens);
+
+/* Pushes what block_backward_weights needs besides. */
+void block_acts_push_late(struct block_acts *acts, struct arena *arena, const struct exec *exec,
+                          const struct model_config *config, int64_t tokens);
 
 /* rope_table (N, D/2, 2) f32. */
 void block_forward(const struct exec *exec, const struct model *model, int layer,
@@ -53,5 +61,11 @@ void block_recompute(const struct exec *exec, const struct model *model, int lay
 void block_backward(const struct exec *exec, const struct model *model, int layer,
                     const struct batch *batch, const float *rope_table, struct block_acts *acts,
                     void *d, bool need_dx);
+
+/* The second half of a backward with batch->weights_later: the gradients of the block's matrices,
+ * from what its first half kept in `acts` (Qi et al., arXiv:2401.10241, call them B and W). Norms,
+ * biases and adapters have theirs already. */
+void block_backward_weights(const struct exec *exec, const struct model *model, int layer,
+                            const struct batch *batch, struct block_acts *acts);
 
 #endif

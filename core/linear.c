@@ -124,7 +124,7 @@ void linear_backward(const struct exec *exec, const struct model *model, const s
                      const struct linear_backward_args *args) {
     const struct param *param = model_param(model, args->id, args->layer);
     if (args->dx) input_gradient(exec, param, args->dx, args->dy, batch->tokens, args->accumulate);
-    train_matrix(exec, param, args->dy, args->x, batch->tokens);
+    if (!batch->weights_later) train_matrix(exec, param, args->dy, args->x, batch->tokens);
     enum weight_id bias_id = weight_table[args->id].bias;
     const struct param *bias =
         bias_id == WEIGHT_NONE ? NULL : model_param(model, bias_id, args->layer);
@@ -135,4 +135,9 @@ void linear_backward(const struct exec *exec, const struct model *model, const s
         struct lora_pair pair = adapter_pair(batch->spans[i].adapter, args->id, args->layer);
         if (pair.a) adapter_backward(exec, batch, &batch->spans[i], &pair, args);
     }
+}
+
+void linear_backward_weight(const struct exec *exec, const struct model *model, enum weight_id id,
+                            int layer, int64_t tokens, const void *dy, const void *x) {
+    train_matrix(exec, model_param(model, id, layer), dy, x, tokens);
 }

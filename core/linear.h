@@ -22,7 +22,12 @@ struct linear_backward_args {
     const void *dy, *x;
     bool accumulate;
 };
+/* With batch->weights_later dW is left to linear_backward_weight, which takes the same dy and x. */
 void linear_backward(const struct exec *exec, const struct model *model, const struct batch *batch,
                      const struct linear_backward_args *args);
+
+/* dW += where it is trained. dy (N, out), x (N, in) act. */
+void linear_backward_weight(const struct exec *exec, const struct model *model, enum weight_id id,
+                            int layer, int64_t tokens, const void *dy, const void *x);
 
 #endif

@@ -12,7 +12,7 @@ void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct 
     acts->rope_table = arena_push(arena, (size_t)tokens * (size_t)config->head_dim * sizeof(float));
     if (work)
         acts->work = *work;
-    else if (keep != ACTS_ALL)
+    else if (keep < ACTS_ALL)
         block_acts_push(&acts->work, arena, exec, config, tokens);
     void *swap[2] = {NULL, NULL}; /* inference walks between two residual streams */
     if (keep == ACTS_NONE)
@@ -20,7 +20,8 @@ void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct 
     for (int layer = first; layer < end; layer++) {
         struct block_acts *block = &acts->blocks[layer];
         *block = acts->work;
-        if (keep == ACTS_ALL) block_acts_push(block, arena, exec, config, tokens);
+        if (keep >= ACTS_ALL) block_acts_push(block, arena, exec, config, tokens);
+        if (keep == ACTS_LATE) block_acts_push_late(block, arena, exec, config, tokens);
         block->x = keep == ACTS_NONE ? swap[layer % 2] : arena_push(arena, stream_bytes);
         if (layer > first) acts->blocks[layer - 1].out = block->x;
     }
@@ -115,6 +116,20 @@ static void backward_to(const struct exec *exec, const struct model *model,
 void stage_backward(const struct exec *exec, const struct model *model, const struct batch *batch,
                     struct stage_acts *acts, void *d, stage_layer_done *done, void *context) {
     backward_to(exec, model, batch, acts, d, lowest_trained(model, batch), done, context);
+}
+
+void stage_backward_weights(const struct exec *exec, const struct model *model,
+                            const struct batch *batch, struct stage_acts *acts,
+                            stage_layer_done *done, void *context) {
+    const struct shard *shard = &model->shard;
+    if (done && shard->head) done(context, model->config.layers);
+    for (int layer = shard->end_layer - 1; layer >= shard->first_layer; layer--) {
+        stream_at(exec->stream, WHERE_BACKWARD, layer);
+        block_backward_weights(exec, model, layer, batch, &acts->blocks[layer]);
+        exec_between_layers(exec);
+        if (done) done(context, layer);
+    }
+    if (done && shard->embedding) done(context, -1);
 }
 
 size_t stage_scratch_bytes(const struct model *model, const struct adapter *adapter, enum dtype act,

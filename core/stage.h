@@ -8,7 +8,8 @@
 enum acts_keep {
     ACTS_NONE,  /* inference: every layer uses the same memory */
     ACTS_INPUT, /* full recomputation: only each layer's input is kept */
-    ACTS_ALL
+    ACTS_ALL,
+    ACTS_LATE /* and what gradients of weights need that are made later */
 };
 
 struct stage_acts {
@@ -50,5 +51,11 @@ typedef void stage_layer_done(void *context, int layer);
  * it stops below the lowest layer that has anything to train. */
 void stage_backward(const struct exec *exec, const struct model *model, const struct batch *batch,
                     struct stage_acts *acts, void *d, stage_layer_done *done, void *context);
+
+/* What a stage_backward of a batch with weights_later left: the gradients of the blocks' matrices.
+ * `done` as there; that call had none. */
+void stage_backward_weights(const struct exec *exec, const struct model *model,
+                            const struct batch *batch, struct stage_acts *acts,
+                            stage_layer_done *done, void *context);
 
 #endif

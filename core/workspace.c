@@ -32,7 +32,7 @@ static enum status push_sets(struct workspace *ws, struct arena *arena, const st
                            parts->sets);
     for (int i = 0; i < parts->sets; i++)
         push_set(&ws->sets[i * parts->count], arena, exec, parts, plan,
-                 i > 0 && plan->keep != ACTS_ALL ? &ws->sets[0].work : NULL);
+                 i > 0 && plan->keep < ACTS_ALL ? &ws->sets[0].work : NULL);
     if (parts->inputs > parts->sets)
         ws->input = arena_push(
             arena, act_bytes(exec, sequence_part(exec, plan->tokens).room * model->config.hidden));

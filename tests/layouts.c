@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "tests/layouts.h"
 
+#include "core/export.h"
 #include "data/token_file.h"
 #include "train/result.h"
 
@@ -73,21 +74,39 @@ void layout_result_free(struct layout_result *result) {
     *result = (struct layout_result){0};
 }
 
+/* Random weights of this rank's, for what needs a model to start from. */
+static void write_model(const char *config_path, const char *path) {
+    struct model_config config;
+    struct model model;
+    assert_ok(model_config_read_json(&config, config_path));
+    assert_ok(model_create(&model, &config, NULL, LAYOUT_PANEL_F32));
+    model_init_random(&model, 7, 0.05f, 1);
+    const struct export_request request = {
+        .model = &model, .format = EXPORT_SAFETENSORS, .dtype = DTYPE_F32, .path = path};
+    assert_ok(export_model(&request));
+    model_free(&model);
+}
+
 /* Where the model comes from, as a run file says it; a text is written to a file of this rank. */
 static void describe_model(const struct layout_site *site, const struct layout_case *row,
                            char text[TEXT_BYTES]) {
-    char path[512];
+    char path[512], model[512];
+    int rank = site->job->world.rank;
     if (row->model[0] != '{') {
         const char *folder = row->model[0] == '/' ? "" : "tests/fixtures/";
         snprintf(text, TEXT_BYTES, "path: %s%s", folder, row->model);
         return;
     }
-    snprintf(path, sizeof path, "%s/config-%d.json", site->folder, site->job->world.rank);
+    snprintf(path, sizeof path, "%s/config-%d.json", site->folder, rank);
     FILE *file = fopen(path, "w");
     assert_non_null(file);
     fputs(row->model, file);
     assert_int_equal(fclose(file), 0);
     snprintf(text, TEXT_BYTES, "config: %s, init_std: 0.05", path);
+    if (strcmp(row->training[0], "train.mode=lora") != 0) return;
+    snprintf(model, sizeof model, "%s/model-%d", site->folder, rank);
+    write_model(path, model);
+    snprintf(text, TEXT_BYTES, "path: %s", model);
 }
 
 /* eps is large: Adam makes a step of any gradient above it, also of the rounding that is left where
@@ -125,28 +144,47 @@ void layout_close(struct layout_run *run) {
     config_free(run->tables, RUN_TABLES);
 }
 
+/* A place's name of what it holds: the stage, but for a tied embedding, which two of them have. */
+static int64_t key_of(const struct trainer *t, const struct param *param) {
+    int stage = param->id == WEIGHT_EMBED ? 0 : t->place.at[MESH_PP];
+    return (int64_t)stage * t->mesh.size[MESH_TP] + t->place.at[MESH_TP] / param->copies;
+}
+
+struct holder {
+    int64_t name, key, weights; /* hashes but for the key; 0 where a rank has fewer parameters */
+};
+
+static struct holder hold(const struct trainer *t, int i) {
+    if (i >= t->param_count) return (struct holder){0};
+    const struct param *param = t->params[i];
+    const struct weight *w = &param->w;
+    return (struct holder){
+        .name = (int64_t)XXH3_64bits(param->name, strlen(param->name)),
+        .key = key_of(t, param),
+        .weights = (int64_t)XXH3_64bits(w->data, weight_bytes(w->layout, w->rows, w->cols))};
+}
+
 /* The weights of every trained parameter are, bit for bit, those of all ranks with the same place
  * in the model. */
 static void check_holders(struct trainer *t) {
     struct comm *world = &t->parallel->world;
-    int64_t *hashes = calloc((size_t)world->size, sizeof *hashes);
-    assert_non_null(hashes);
-    struct mesh_place mine = mesh_place(&t->mesh, world->rank);
-    for (int i = 0; i < t->param_count; i++) {
-        const struct weight *w = &t->params[i]->w;
-        int64_t hash = (int64_t)XXH3_64bits(w->data, weight_bytes(w->layout, w->rows, w->cols));
-        comm_all_gather(world, &t->ws.stream, hashes, &hash, 1, DTYPE_I64);
-        for (int r = 0; r < world->size; r++) {
-            struct mesh_place place = mesh_place(&t->mesh, r);
-            bool same =
-                place.at[MESH_PP] == mine.at[MESH_PP] &&
-                place.at[MESH_TP] / t->params[i]->copies == mine.at[MESH_TP] / t->params[i]->copies;
-            if (same && hashes[r] != hash)
-                fail_msg("%s differs between ranks %d and %d", t->params[i]->name, world->rank, r);
-        }
-    }
-    free(hashes);
+    int64_t most = t->param_count;
+    comm_all_reduce(world, &t->ws.stream, &most, 1, DTYPE_I64, COMM_MAX);
+    size_t count = (size_t)world->size * (size_t)most;
+    struct holder *all = calloc(count, sizeof *all), *mine = calloc((size_t)most, sizeof *mine);
+    assert_non_null(all);
+    assert_non_null(mine);
+    for (int i = 0; i < most; i++) mine[i] = hold(t, i);
+    comm_all_gather(world, &t->ws.stream, all, mine, most * 3, DTYPE_I64);
     assert_ok(stream_check(&t->ws.stream));
+    for (int i = 0; i < t->param_count; i++)
+        for (size_t j = 0; j < count; j++)
+            if (all[j].name == mine[i].name && all[j].key == mine[i].key &&
+                all[j].weights != mine[i].weights)
+                fail_msg("%s differs between ranks %d and %d", t->params[i]->name, world->rank,
+                         (int)(j / (size_t)most));
+    free(all);
+    free(mine);
 }
 
 /* The plan is what the ranks that have most take. */

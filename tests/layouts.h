@@ -32,7 +32,7 @@ struct layout_case {
     const char *name;
     int ranks;         /* of the job */
     const char *model; /* a folder of tests/fixtures, a path from /, or a config.json's text: random
-                          weights */
+                          weights, also to train adapters on (training[0] is train.mode=lora) */
     struct layout_limits limits;
     const char *training[LAYOUT_ARGUMENTS];
     const char *layout[LAYOUT_ARGUMENTS];

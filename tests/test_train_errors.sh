@@ -79,7 +79,7 @@ cat >"$folder/huge.json" <<JSON
  "rope_theta": 10000.0, "tie_word_embeddings": false, "hidden_act": "silu", "torch_dtype": "float32"}
 JSON
 for n in 1 2; do # 16 bytes for each of 1.4e13 parameters: no machine has them
-    refused "larger than the machine" $n "needs [0-9]{9,}\\.[0-9] MiB on this host .ranks: $n, each [0-9]{9,}\\.[0-9] MiB., where [0-9]+\\.[0-9] MiB are available" \
+    refused "larger than the machine" $n "needs [0-9]{9,}\\.[0-9] MiB on this host .ranks: $n, this one [0-9]{9,}\\.[0-9] MiB., where [0-9]+\\.[0-9] MiB are available" \
         model.path= "model.config=$folder/huge.json"
 done
 # Root may write anywhere: then it is nobody who may not.

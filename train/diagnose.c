@@ -68,7 +68,7 @@ static void find_in_layer(const struct trainer *t, struct finding *finding,
     const struct block_acts *acts = &stage->blocks[layer];
     int64_t q = tokens * c->heads * c->head_dim, kv = tokens * c->kv_heads * c->head_dim;
     int64_t stream = sequence_part(&t->ws.exec, tokens).count * c->hidden;
-    bool all = stage->keep == ACTS_ALL;
+    bool all = stage->keep >= ACTS_ALL;
     const struct {
         const char *name;
         const void *values;

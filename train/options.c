@@ -209,6 +209,12 @@ enum status run_options_check(const struct run_options *options) {
                            "parallel.chunks %lld needs parallel.schedule interleaved",
                            (long long)parallel->chunks);
     TRY(check_rewind(train));
+    if (parallel->pp > 1 && parallel->schedule == PIPELINE_ZB_H1 &&
+        train->recompute != RECOMPUTE_NONE)
+        return status_fail(
+            STATUS_CONFIG,
+            "parallel.schedule zb-h1 keeps activations for gradients of weights that "
+            "come later: train.recompute must be none");
     if (train->min_lr > train->lr)
         return status_fail(STATUS_CONFIG, "train.min_lr %g is above train.lr %g", train->min_lr,
                            train->lr);

@@ -121,6 +121,10 @@ enum status stages_plan(struct trainer *t, struct arena *arena) {
                          most_rows(t) * t->model.config.hidden, arena);
 }
 
+bool stages_weights_later(const struct trainer *t) {
+    return t->pipeline.schedule.shape.kind == PIPELINE_ZB_H1 && !t->trained;
+}
+
 static void poke(void *context) {
     pipeline_poke(context);
 }
@@ -215,19 +219,41 @@ static void run_loss(struct stages_walk *walk, const struct action *action,
     trace_end(&t->trace, &trace);
 }
 
-static void run_backward(void *context, const struct action *action, void *d) {
-    struct stages_walk *walk = context;
+static void run_loss_and_backward(struct stages_walk *walk, const struct action *action,
+                                  const struct batch *batch, void *d, stage_layer_done *done) {
     struct trainer *t = walk->trainer;
     const struct model *part = &t->parts[action->chunk];
     struct stage_acts *acts = acts_of(t, action);
-    struct adapter_span span;
-    const struct batch batch = view_batch(walk, action->microbatch, &span);
-    bool last = action->microbatch == t->micro_count - 1;
-    t->ws.stream.where.microbatch = action->microbatch;
-    if (part->shard.head) run_loss(walk, action, &batch, acts->hidden, d);
-    struct trace_span trace = begin_layers(walk, TRACE_BACKWARD, action);
-    stage_backward(&t->ws.exec, part, &batch, acts, d, last ? reduce_layer : NULL, t);
+    if (part->shard.head) run_loss(walk, action, batch, acts->hidden, d);
+    struct trace_span trace =
+        begin_layers(walk, batch->weights_later ? TRACE_BACKWARD_INPUT : TRACE_BACKWARD, action);
+    stage_backward(&t->ws.exec, part, batch, acts, d, done, t);
     trace_end(&t->trace, &trace);
+}
+
+static void run_backward_weights(struct stages_walk *walk, const struct action *action,
+                                 const struct batch *batch, stage_layer_done *done) {
+    struct trainer *t = walk->trainer;
+    struct trace_span trace = begin_layers(walk, TRACE_BACKWARD_WEIGHT, action);
+    stage_backward_weights(&t->ws.exec, &t->parts[action->chunk], batch, acts_of(t, action), done,
+                           t);
+    trace_end(&t->trace, &trace);
+}
+
+/* Where only adapters are trained, whose gradients are small, nothing is left for later. */
+static void run_backward(void *context, const struct action *action, void *d) {
+    struct stages_walk *walk = context;
+    struct trainer *t = walk->trainer;
+    bool later = stages_weights_later(t), last = action->microbatch == t->micro_count - 1;
+    stage_layer_done *done = last ? reduce_layer : NULL;
+    struct adapter_span span;
+    struct batch batch = view_batch(walk, action->microbatch, &span);
+    batch.weights_later = later;
+    t->ws.stream.where.microbatch = action->microbatch;
+    if (action->kind != ACTION_BACKWARD_WEIGHT)
+        run_loss_and_backward(walk, action, &batch, d, later ? NULL : done);
+    else if (later)
+        run_backward_weights(walk, action, &batch, done);
     t->ws.stream.where = (struct where){0};
 }
 

@@ -18,6 +18,9 @@ enum status stages_view(struct trainer *trainer);
  * be counting. */
 enum status stages_plan(struct trainer *trainer, struct arena *arena);
 
+/* Whether gradients of weights are made in actions of their own. */
+bool stages_weights_later(const struct trainer *trainer);
+
 /* Gives the pipeline its communicators and the inputs of the workspace. */
 void stages_connect(struct trainer *trainer);
 

@@ -213,7 +213,9 @@ static struct workspace_plan plan_workspace(const struct trainer *t,
     bool full = t->options->train.recompute == RECOMPUTE_FULL;
     return (struct workspace_plan){.tokens = t->micro_sequences * t->options->data.sequence_length,
                                    .logit_rows = 1,
-                                   .keep = full ? ACTS_INPUT : ACTS_ALL,
+                                   .keep = full                      ? ACTS_INPUT
+                                           : stages_weights_later(t) ? ACTS_LATE
+                                                                     : ACTS_ALL,
                                    .backward = true,
                                    .sequence = splits_sequence(t),
                                    .adapter = t->trained,
