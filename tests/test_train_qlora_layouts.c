@@ -1,4 +1,4 @@
-/* LoRA on a quantized base under tensor parallelism equals one rank: shards dequantize to the same
+/* LoRA on a quantized base under other layouts equals one rank: shards dequantize to the same
  * weights, also where the feed-forward width has an odd number of blocks. */
 #define _GNU_SOURCE
 #include "tests/layouts.h"
@@ -61,6 +61,12 @@ static void test_ranks_equal_one(void **state) {
          LIMITS_FP32_CUT,
          {LORA, "model.weights=stored"},
          {"parallel.tp=2"}},
+        {"pp2, stored Q8_0",
+         2,
+         gguf,
+         LIMITS_FP32,
+         {LORA, "model.weights=stored", "train.micro_batch=1"},
+         {"parallel.pp=2"}},
         {"dp2, nf4", 2, directory, LIMITS_FP32, {LORA, "model.weights=nf4"}, {"parallel.dp=2"}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
