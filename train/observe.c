@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 void observe_begin(struct trainer *t) {
+    t->slow.before = t->trace.compute;
     t->trace.on = t->step + 1 == t->options->train.trace_step;
     trace_watch(&t->trace, &t->parallel->world);
     trace_watch(&t->trace, &t->comms.replicas);
@@ -19,6 +20,7 @@ void observe_begin(struct trainer *t) {
 
 void observe_end(struct trainer *t) {
     trace_unwatch(&t->trace);
+    t->slow.mine.seconds += t->trace.compute - t->slow.before;
     for (int i = 0; i < t->micro_count; i++) t->slow.mine.tokens += (double)t->micro[i].tokens;
 }
 
@@ -68,14 +70,12 @@ enum status observe_slow_ranks(struct trainer *t) {
     int64_t every = t->options->train.slow_rank_every;
     if (world->size == 1 || every == 0 || t->step % every != 0) return STATUS_OK;
     if (!t->slow.times) t->slow.times = calloc((size_t)world->size, sizeof *t->slow.times);
-    t->slow.mine.seconds = t->trace.compute - t->slow.before;
     bool room = comparison_create(t, &comparison) && t->slow.times;
     enum status status = parallel_agree(
         world, room ? STATUS_OK : status_fail(STATUS_MEMORY, "no memory to compare ranks"));
     if (status == STATUS_OK) status = compare_ranks(t, &comparison);
     comparison_free(&comparison);
-    t->slow.before = t->trace.compute;
-    t->slow.mine.tokens = 0.0;
+    t->slow.mine = (struct slow_rank_window){0};
     return status;
 }
 

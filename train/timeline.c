@@ -56,8 +56,7 @@ static enum status read_events(struct timeline *timeline, const json_t *list, co
         const char *phase = json_string_value(json_object_get(event, "ph"));
         if (phase && strcmp(phase, "X") == 0) TRY(read_event(timeline, event, path));
     }
-    if (timeline->count > 0) return STATUS_OK;
-    return status_fail(STATUS_FORMAT, "%s: no event of a step in it", path);
+    return STATUS_OK;
 }
 
 /* The names that ranks were given; "rank N" for those without one. */
@@ -83,17 +82,22 @@ static int by_rank_and_time(const void *a, const void *b) {
     return x->begin < y->begin ? -1 : x->begin > y->begin;
 }
 
-static void find_step(struct timeline *timeline) {
+/* Validation and checkpoint end a step: what begins with them or later isn't part of it. */
+static enum status keep_step(struct timeline *timeline, const char *path) {
+    int64_t kept = 0;
+    int over = -1; /* the rank whose step is */
     timeline->begin = INFINITY;
     timeline->end = -INFINITY;
-    for (int pass = 0; pass < 2 && timeline->begin > timeline->end; pass++)
-        for (int64_t i = 0; i < timeline->count; i++) {
-            const struct timeline_event *event = &timeline->events[i];
-            bool after = event->kind == TRACE_VALIDATION || event->kind == TRACE_CHECKPOINT;
-            if (after && pass == 0) continue;
-            timeline->begin = fmin(timeline->begin, event->begin);
-            timeline->end = fmax(timeline->end, event->end);
-        }
+    for (int64_t i = 0; i < timeline->count; i++) {
+        const struct timeline_event event = timeline->events[i];
+        if (event.kind == TRACE_VALIDATION || event.kind == TRACE_CHECKPOINT) over = event.rank;
+        if (event.rank == over) continue;
+        timeline->begin = fmin(timeline->begin, event.begin);
+        timeline->end = fmax(timeline->end, event.end);
+        timeline->events[kept++] = event;
+    }
+    timeline->count = kept;
+    return kept > 0 ? STATUS_OK : status_fail(STATUS_FORMAT, "%s: no event of a step in it", path);
 }
 
 /* --- shares ----------------------------------------------------------------------------------- */
@@ -110,15 +114,11 @@ static int by_time(const void *a, const void *b) {
     return x->at < y->at ? -1 : x->at > y->at;
 }
 
-static int count_edges(const struct timeline *timeline, const struct timeline_event *events,
-                       int64_t count, struct edge *edges) {
+static int list_edges(const struct timeline_event *events, int64_t count, struct edge *edges) {
     int used = 0;
     for (int64_t i = 0; i < count; i++) {
-        double begin = fmax(events[i].begin, timeline->begin);
-        double end = fmin(events[i].end, timeline->end);
-        if (begin >= end) continue;
-        edges[used++] = (struct edge){begin, events[i].kind, 1};
-        edges[used++] = (struct edge){end, events[i].kind, -1};
+        edges[used++] = (struct edge){events[i].begin, events[i].kind, 1};
+        edges[used++] = (struct edge){events[i].end, events[i].kind, -1};
     }
     qsort(edges, (size_t)used, sizeof *edges, by_time);
     return used;
@@ -149,7 +149,7 @@ static enum status fill_shares(struct timeline *timeline) {
     for (int64_t first = 0, end; first < timeline->count; first = end) {
         int rank = timeline->events[first].rank;
         for (end = first; end < timeline->count && timeline->events[end].rank == rank;) end++;
-        int count = count_edges(timeline, timeline->events + first, end - first, edges);
+        int count = list_edges(timeline->events + first, end - first, edges);
         timeline->shares[rank] = share(timeline, edges, count);
     }
     free(edges);
@@ -173,14 +173,14 @@ static enum status build(struct timeline *timeline, const json_t *root, const ch
     timeline->events = calloc(json_array_size(list) + 1, sizeof *timeline->events);
     if (!timeline->events) return status_fail(STATUS_MEMORY, "no memory to read %s", path);
     TRY(read_events(timeline, list, path));
-    timeline->labels = calloc((size_t)timeline->ranks, sizeof *timeline->labels);
-    timeline->shares = calloc((size_t)timeline->ranks, sizeof *timeline->shares);
+    timeline->labels = calloc((size_t)timeline->ranks + 1, sizeof *timeline->labels);
+    timeline->shares = calloc((size_t)timeline->ranks + 1, sizeof *timeline->shares);
     if (!timeline->labels || !timeline->shares)
         return status_fail(STATUS_MEMORY, "no memory to read %s", path);
     for (int rank = 0; rank < timeline->ranks; rank++) timeline->shares[rank].bubble = 1.0;
     read_labels(timeline, list);
     qsort(timeline->events, (size_t)timeline->count, sizeof *timeline->events, by_rank_and_time);
-    find_step(timeline);
+    TRY(keep_step(timeline, path));
     return fill_shares(timeline);
 }
 

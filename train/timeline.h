@@ -23,13 +23,13 @@ struct timeline {
     char (*labels)[TIMELINE_LABEL_BYTES]; /* (ranks) owned */
     int64_t count;
     struct timeline_event *events;  /* (count) by rank, then by begin; owned */
-    double begin, end;              /* ms; the step, without validation and checkpoint */
+    double begin, end;              /* ms */
     struct timeline_shares *shares; /* (ranks) owned */
 };
 
 /* Reads complete events ("ph":"X") whose category is one of trace.h's kinds; `pid` is the rank.
- * Other events are passed over. STATUS_FORMAT names what is wrong, or says that there is no such
- * event. */
+ * Other events are passed over, and what a rank does from its validation or checkpoint on: the step
+ * is over by then. STATUS_FORMAT names what is wrong, or says that there is no such event. */
 enum status timeline_read(struct timeline *timeline, const char *path);
 void timeline_free(struct timeline *timeline); /* may be called twice, and on a zeroed struct */
 

@@ -24,6 +24,7 @@ enum {
 static const struct {
     const char *fill, *text, *legend;
 } styles[TRACE_KINDS] = {
+    /* validation and checkpoint are no part of a step */
     [TRACE_DATA] = {"#9a9a9a", "#fff", "read data"},
     [TRACE_FORWARD] = {"#0072b2", "#fff", "forward"},
     [TRACE_LOSS] = {"#56b4e9", "#222", "loss"},
@@ -31,8 +32,6 @@ static const struct {
     [TRACE_BACKWARD_INPUT] = {"#e69f00", "#222", "backward, inputs"},
     [TRACE_BACKWARD_WEIGHT] = {"#009e73", "#fff", "backward, weights"},
     [TRACE_OPTIMIZER] = {"#8c6d31", "#fff", "optimizer"},
-    [TRACE_VALIDATION] = {"#444444", "#fff", "validation"},
-    [TRACE_CHECKPOINT] = {"#444444", "#fff", "checkpoint"},
     [TRACE_COLLECTIVE] = {"#cc79a7", "#222", "collective"},
     [TRACE_EXCHANGE] = {"#ffffff", "#222", "waiting for a stage"},
 };
@@ -43,10 +42,6 @@ struct picture {
     struct svg_axis time;
     double row, box; /* pixels from row to row, of a box */
 };
-
-static bool in_step(const struct timeline *timeline, const struct timeline_event *event) {
-    return event->end > timeline->begin && event->begin < timeline->end;
-}
 
 static double left_of(const struct picture *p, double at) {
     return svg_place(&p->time,
@@ -62,7 +57,7 @@ static void draw_kind(const struct picture *p, const struct timeline_event *even
                       enum trace_kind kind) {
     bool any = false;
     for (int64_t i = 0; i < count; i++) {
-        if (events[i].kind != kind || !in_step(p->timeline, &events[i])) continue;
+        if (events[i].kind != kind) continue;
         double left = left_of(p, events[i].begin), width = left_of(p, events[i].end) - left;
         if (!any) fprintf(p->out, "<path class=\"%s\" d=\"", trace_kind_name(kind));
         fprintf(p->out, "M%.2f %.1fh%.2fv%.1fh%.2fz", left, top_of(p, events[i].rank), width,
@@ -77,7 +72,7 @@ static void draw_numbers(const struct picture *p, const struct timeline_event *e
     if (p->box < LABEL_ROW) return;
     for (int64_t i = 0; i < count; i++) {
         const struct timeline_event *event = &events[i];
-        if (event->microbatch < 0 || !in_step(p->timeline, event)) continue;
+        if (event->microbatch < 0) continue;
         double left = left_of(p, event->begin), right = left_of(p, event->end);
         if (right - left < DIGIT_WIDTH * (event->microbatch > 9 ? 2 : 1) + 1.0) continue;
         fprintf(p->out,
@@ -128,9 +123,7 @@ static void draw_axis(const struct picture *p, int floor_y) {
 static void draw_legend(const struct picture *p) {
     bool there[TRACE_KINDS] = {false};
     int x = LEFT;
-    for (int64_t i = 0; i < p->timeline->count; i++)
-        if (in_step(p->timeline, &p->timeline->events[i]))
-            there[p->timeline->events[i].kind] = true;
+    for (int64_t i = 0; i < p->timeline->count; i++) there[p->timeline->events[i].kind] = true;
     for (int kind = 0; kind < TRACE_KINDS; kind++) {
         if (!there[kind]) continue;
         fprintf(p->out,
@@ -153,7 +146,9 @@ static void draw_head(const struct picture *p, int height, const char *title) {
             "path{stroke:#fff;stroke-width:.4}",
             WIDTH, height, WIDTH, height);
     for (int kind = 0; kind < TRACE_KINDS; kind++)
-        fprintf(p->out, ".%s{fill:%s}", trace_kind_name((enum trace_kind)kind), styles[kind].fill);
+        if (styles[kind].fill)
+            fprintf(p->out, ".%s{fill:%s}", trace_kind_name((enum trace_kind)kind),
+                    styles[kind].fill);
     fprintf(p->out,
             "</style>\n<rect width=\"100%%\" height=\"100%%\" fill=\"#ffffff\"/>\n"
             "<text x=\"%d\" y=\"28\" style=\"font-size:14px\">",

@@ -58,7 +58,7 @@ struct trainer {
     struct trace trace;
     struct {
         struct slow_rank_window mine; /* since the last comparison */
-        double before;                /* trace.compute at that time */
+        double before;                /* trace.compute when the step began */
         int *times;                   /* (ranks), from the first comparison on */
     } slow;
 
