@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void push_param(struct model *model, struct arena *arena, enum weight_id id, int layer,
-                       enum layout layout) {
+static enum status push_param(struct model *model, struct arena *arena, enum weight_id id,
+                              int layer, enum layout layout) {
     const struct weight_row *row = &weight_table[id];
     struct shard_range rows = shard_range(&model->shard, &model->config, row->rows);
     struct shard_range cols = shard_range(&model->shard, &model->config, row->cols);
@@ -22,9 +22,11 @@ static void push_param(struct model *model, struct arena *arena, enum weight_id 
     param->copies = shard_copies(&model->shard, &model->config, id);
     bool second = id == WEIGHT_EMBED && !model->shard.embedding; /* tied, on the last stage */
     param->primary = model->shard.tp_rank % param->copies == 0 && !second;
-    param->w = (struct weight){layout, rows.count, cols.count,
-                               arena_push(arena, weight_bytes(layout, rows.count, cols.count))};
+    param->w = (struct weight){layout, rows.count, cols.count, NULL};
     weight_name_hf(param->name, id, layer);
+    TRY(model_check_blocks(param, &model->shard));
+    param->w.data = arena_push(arena, weight_bytes(layout, rows.count, cols.count));
+    return STATUS_OK;
 }
 
 static enum status push_params(struct model *model, const struct model_request *request, int layer,
@@ -35,8 +37,7 @@ static enum status push_params(struct model *model, const struct model_request *
         if (weight_table[id].per_layer != (layer >= 0) || !weight_present(config, id) ||
             !shard_holds(&model->shard, config, id, layer))
             continue;
-        push_param(model, arena, id, layer, model_layout_of(request, id, layer));
-        TRY(model_check_blocks(&model->by_layer[layer + 1][id], &model->shard));
+        TRY(push_param(model, arena, id, layer, model_layout_of(request, id, layer)));
     }
     return STATUS_OK;
 }

@@ -17,19 +17,21 @@ const struct file_tensor *model_tensor(const struct model_file *file, enum weigh
     return model_file_find(file, name);
 }
 
-/* Rows of blocks of a type that dequantize() reads can lie as they are. What can't be read at all
- * is named when it is loaded. */
-static bool keeps_blocks(const struct file_tensor *tensor) {
+/* Rows of blocks of a type that dequantize() reads can lie as they are. What can't be read at all,
+ * or has another shape than the model, is named when it is loaded. */
+static bool keeps_blocks(const struct file_tensor *tensor, int64_t cols) {
     float nothing = 0.0f;
     int block = dtype_info(tensor->dtype)->block_elements;
-    if (tensor->dims != 2 || tensor->shape[1] % block != 0) return false;
+    if (tensor->dims != 2 || tensor->shape[1] != cols || cols % block != 0) return false;
     return tensor->dtype == DTYPE_F16 ||
            (block > 1 && dequantize(&nothing, tensor->dtype, &nothing, 0));
 }
 
-static enum layout layout_as_stored(const struct model_file *file, enum weight_id id, int layer) {
-    const struct file_tensor *tensor = model_tensor(file, id, layer);
-    if (tensor && keeps_blocks(tensor)) return layout_stored(tensor->dtype);
+static enum layout layout_as_stored(const struct model_request *request, enum weight_id id,
+                                    int layer) {
+    const struct file_tensor *tensor = model_tensor(request->file, id, layer);
+    int64_t cols = weight_dim_size(request->config, weight_table[id].cols);
+    if (tensor && keeps_blocks(tensor, cols)) return layout_stored(tensor->dtype);
     return tensor && tensor->dtype == DTYPE_BF16 ? LAYOUT_PANEL_BF16 : LAYOUT_PANEL_F32;
 }
 
@@ -45,7 +47,7 @@ enum layout model_layout_of(const struct model_request *request, enum weight_id 
     if (request->matrices == LAYOUT_NF4) return layout_as_nf4(request->config, id);
     if (request->matrices != LAYOUT_STORED) return request->matrices;
     assert(request->file);
-    return layout_as_stored(request->file, id, layer);
+    return layout_as_stored(request, id, layer);
 }
 
 int64_t model_ffn_unit(const struct model_request *request) {

@@ -91,7 +91,8 @@ enum layout layout_of_gradient(enum layout layout);
 
 /* Stores logical rows [first, first + count) from src (count, cols) f32, rounding to the layout.
  * Calls on disjoint rows may run at once if no panel is shared; `first` is a multiple of PANEL_ROWS
- * in panel layouts. Rows of a last panel beyond weight->rows are zeroed. */
+ * in panel layouts. Rows of a last panel beyond weight->rows are zeroed. Of the quantized layouts
+ * only NF4, of a matrix that is no slice. */
 void weight_pack(const struct weight *weight, int64_t first, int64_t count, const float *src);
 
 /* The same from whole rows, src (count, whole_cols), of which the weight has the columns from

@@ -100,23 +100,46 @@ static void check_quantized(const char *path, enum layout layout, enum layout of
     model_file_close(&file);
 }
 
-static void test_quantized_slices_have_the_values_of_the_whole(void **state) {
-    (void)state;
-    char path[] = "/tmp/strata-shard-XXXXXX";
+/* A copy of `model` in Q8_0, in a file of its own. */
+static void write_q8_0(const char *model_path, char path[]) {
     struct model_file file;
     struct model model;
     int handle = mkstemp(path);
     assert_true(handle >= 0);
     close(handle);
-    assert_ok(model_file_open(&file, "models/base", false));
+    assert_ok(model_file_open(&file, model_path, false));
     assert_ok(model_load(&model, &file, NULL, LAYOUT_PANEL_F32, 0, 2));
     const struct export_request request = {
         .model = &model, .format = EXPORT_GGUF, .dtype = DTYPE_Q8_0, .path = path};
     assert_ok(export_model(&request));
+    model_free(&model);
+    model_file_close(&file);
+}
+
+static void test_quantized_slices_have_the_values_of_the_whole(void **state) {
+    (void)state;
+    char path[] = "/tmp/strata-shard-XXXXXX";
+    write_q8_0("models/base", path);
     check_quantized("models/base", LAYOUT_NF4, layout_nf4(512), (int64_t[]){128, 192, 192});
     check_quantized(path, LAYOUT_STORED, layout_stored(DTYPE_Q8_0), (int64_t[]){160, 160, 192});
     check_quantized("models/base", LAYOUT_STORED, LAYOUT_PANEL_BF16, (int64_t[]){170, 171, 171});
-    model_free(&model);
+    unlink(path);
+}
+
+static void test_stored_blocks_that_would_be_cut_are_named(void **state) {
+    (void)state;
+    char path[] = "/tmp/strata-shard-XXXXXX";
+    struct model_file file;
+    struct model model;
+    struct model_config config;
+    write_q8_0("tests/fixtures/llama", path);
+    assert_ok(model_file_open(&file, path, false));
+    assert_ok(model_config_read(&config, &file));
+    struct shard shard = slice_of(&config, 1, 4);
+    assert_int_equal(model_load(&model, &file, &shard, LAYOUT_STORED, 0, 1), STATUS_CONFIG);
+    assert_non_null(strstr(status_message(),
+                           "o_proj.weight at column 16, inside a block of 32 that "
+                           "stays quantized (Q8_0)"));
     model_file_close(&file);
     unlink(path);
 }
@@ -249,6 +272,7 @@ int main(void) {
         cmocka_unit_test(test_loaded_slices_are_rectangles_of_the_whole),
         cmocka_unit_test(test_quantized_slices_have_the_values_of_the_whole),
         cmocka_unit_test(test_blocks_that_would_be_cut_are_named),
+        cmocka_unit_test(test_stored_blocks_that_would_be_cut_are_named),
         cmocka_unit_test(test_random_values_belong_to_the_element),
         cmocka_unit_test(test_slices_cover_each_weight),
         cmocka_unit_test(test_a_stage_holds_its_layers_and_ends),

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A quantized GGUF served end to end: the greedy text of models/base in Q8_0 is that of the
-# safetensors which hold the same, dequantized weights. Argument: the strata binary.
+# safetensors which hold the same, dequantized weights, also where its blocks stay as they are, in less
+# memory. Argument: the strata binary.
 set -u
 strata=$1
 cd "$(dirname "$0")/.." || exit 1
@@ -13,9 +14,9 @@ fail() {
     exit 1
 }
 
-# Serves $1, and leaves the texts of two greedy completions in $work/$2.
+# Serves $1, and leaves the texts of two greedy completions in $work/$2; $3 and what follows are options.
 complete() {
-    "$strata" serve "$1" --port 0 --threads 1 --context 256 >"$work/$2.log" 2>"$work/$2.err" &
+    "$strata" serve "$1" --port 0 --threads 1 --context 256 "${@:3}" >"$work/$2.log" 2>"$work/$2.err" &
     server=$!
     url=
     for _ in $(seq 600); do
@@ -44,9 +45,17 @@ print(json.dumps(reply["choices"][0]["text"]))' <"$work/reply.json" >>"$work/$2"
 "$strata" convert "$work/base.gguf" "$work/back" --dtype f32 >"$work/second.log" ||
     fail "the GGUF could not be converted back"
 complete "$work/base.gguf" gguf
+complete "$work/base.gguf" stored --weights stored
 complete "$work/back" safetensors
 [ "$(wc -l <"$work/gguf")" = 2 ] || fail "two texts were wanted"
 cmp "$work/gguf" "$work/safetensors" || {
     cat "$work/gguf" "$work/safetensors"
     fail "the texts differ"
 }
+cmp "$work/stored" "$work/gguf" || fail "blocks that stay as stored make another text"
+weights() {
+    "$strata" serve "$work/base.gguf" --dry-run --context 256 --weights "$1" 2>&1 | awk '$1 == "weights" { print $2 }'
+}
+stored=$(weights stored) plain=$(weights auto) nf4=$(weights nf4)
+[ "$((stored * 100))" -lt "$((plain * 28))" ] || fail "stored: $stored bytes of $plain"
+[ "$nf4" -lt "$plain" ] || fail "nf4: $nf4 bytes of $plain"
