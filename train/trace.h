@@ -9,7 +9,7 @@
  * replaced by ones that note the time and call the real ones. Spans may contain collectives; other
  * spans don't overlap on a rank.
  *
- * Two sums are always kept, for about 50 ns a span; events only while `on`, into memory allocated
+ * Two sums are always kept, for about 60 ns a span; events only while `on`, into memory allocated
  * beforehand. All times are seconds of this host's monotonic clock. */
 #ifndef STRATA_TRAIN_TRACE_H
 #define STRATA_TRAIN_TRACE_H
