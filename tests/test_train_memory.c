@@ -98,7 +98,7 @@ static double trained_mib(struct setup *setup) {
 }
 
 static double plan_mib(const struct setup *setup, struct trainer_memory *memory) {
-    assert_ok(trainer_plan(&setup->options, 0, 1, memory));
+    assert_ok(trainer_plan(&setup->options, 1, memory));
     return (double)trainer_memory_total(memory) / (1 << 20);
 }
 

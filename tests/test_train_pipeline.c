@@ -221,7 +221,7 @@ static void test_what_can_not_be_cut_is_said(void **state) {
         run_options_tables(&options, tables);
         assert_ok(config_parse(tables, RUN_TABLES, text, strlen(text), "test.yaml", NULL, 0));
         enum status status = run_options_check(&options);
-        if (status == STATUS_OK) status = trainer_plan_fullest(&options, rows[i].ranks, &memory);
+        if (status == STATUS_OK) status = trainer_plan(&options, rows[i].ranks, &memory);
         assert_int_equal(status, STATUS_CONFIG);
         if (!strstr(status_message(), rows[i].text)) fail_msg("%s", status_message());
         config_free(tables, RUN_TABLES);

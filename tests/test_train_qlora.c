@@ -106,7 +106,7 @@ static void check_run(const char *model, int64_t vocabulary, const char *kept, c
     void *before = malloc(arena->used);
     memcpy(before, arena->base, arena->used);
     struct trainer_memory planned, held = trainer_memory(&run.trainer);
-    assert_ok(trainer_plan(&run.options, 0, 1, &planned));
+    assert_ok(trainer_plan(&run.options, 1, &planned));
     assert_memory_equal(&planned, &held, sizeof held);
     run_steps(&run, got);
     assert_memory_equal(before, arena->base, arena->used); /* frozen */

@@ -307,7 +307,7 @@ static void test_what_can_not_be_shared_is_said(void **state) {
         struct settings settings;
         struct trainer_memory memory;
         read_settings(&settings, rows[i].model, rows[i].layout);
-        assert_int_equal(trainer_plan_fullest(&settings.options, rows[i].ranks, &memory), STATUS_CONFIG);
+        assert_int_equal(trainer_plan(&settings.options, rows[i].ranks, &memory), STATUS_CONFIG);
         if (!strstr(status_message(), rows[i].text)) fail_msg("%s", status_message());
         free_settings(&settings);
     }
@@ -317,7 +317,7 @@ static struct trainer_memory plan(const char *model, const char *layout, int ran
     struct settings settings;
     struct trainer_memory memory = {0};
     read_settings(&settings, model, layout);
-    assert_ok(trainer_plan_fullest(&settings.options, ranks, &memory));
+    assert_ok(trainer_plan(&settings.options, ranks, &memory));
     free_settings(&settings);
     return memory;
 }

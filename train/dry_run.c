@@ -39,7 +39,7 @@ enum status train_dry_run(const struct run_options *options, const struct parall
     struct trainer_memory memory = {0};
     struct trainer_data data = {0};
     TRY(run_options_check(options));
-    TRY(trainer_plan_fullest(options, parallel->world.size, &memory));
+    TRY(trainer_plan(options, parallel->world.size, &memory));
     if (parallel->world.rank == 0) print_memory(&memory);
     TRY(trainer_plan_data(options, &data));
     if (parallel->world.rank == 0) print_data(options, &data);

@@ -355,8 +355,8 @@ static enum status plan_parts(struct trainer *t, int rank, int ranks,
     return STATUS_OK;
 }
 
-enum status trainer_plan(const struct run_options *options, int rank, int ranks,
-                         struct trainer_memory *memory) {
+enum status trainer_plan_rank(const struct run_options *options, int rank, int ranks,
+                              struct trainer_memory *memory) {
     struct trainer *t = calloc(1, sizeof *t);
     if (!t) return status_fail(STATUS_MEMORY, "no memory to plan a run");
     t->options = options;
@@ -366,8 +366,8 @@ enum status trainer_plan(const struct run_options *options, int rank, int ranks,
     return status;
 }
 
-enum status trainer_plan_fullest(const struct run_options *options, int ranks,
-                                 struct trainer_memory *memory) {
+enum status trainer_plan(const struct run_options *options, int ranks,
+                         struct trainer_memory *memory) {
     const struct parallel_options *o = &options->parallel;
     struct mesh mesh;
     TRY(mesh_create(&mesh, ranks, &(struct mesh_options){o->tp, o->cp, o->dp, o->pp, o->order}));
@@ -377,7 +377,7 @@ enum status trainer_plan_fullest(const struct run_options *options, int ranks,
         const struct mesh_place place = {
             /* no slice is larger than the last */
             .at = {[MESH_TP] = mesh.size[MESH_TP] - 1, [MESH_PP] = stage}};
-        TRY(trainer_plan(options, mesh_rank(&mesh, &place), ranks, &bytes));
+        TRY(trainer_plan_rank(options, mesh_rank(&mesh, &place), ranks, &bytes));
         if (trainer_memory_total(&bytes) > trainer_memory_total(memory)) *memory = bytes;
     }
     return STATUS_OK;
@@ -444,8 +444,8 @@ static int choose_threads(const struct train_options *o, const struct parallel *
 static enum status check_memory(const struct run_options *options, struct parallel *parallel) {
     struct trainer_memory memory;
     size_t available;
-    TRY(parallel_agree(&parallel->world,
-                       trainer_plan(options, parallel->world.rank, parallel->world.size, &memory)));
+    TRY(parallel_agree(&parallel->world, trainer_plan_rank(options, parallel->world.rank,
+                                                           parallel->world.size, &memory)));
     double bytes = (double)trainer_memory_total(&memory), together = bytes;
     TRY(parallel_sum_of_host(parallel, &together));
     enum status status = STATUS_OK;

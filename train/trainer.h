@@ -108,14 +108,14 @@ int64_t trainer_cursor(const struct trainer *trainer);
 /* Bytes that are allocated. */
 struct trainer_memory trainer_memory(const struct trainer *trainer);
 
-/* The bytes that rank `rank` of `ranks` would allocate, counted by the same code; no weight and no
- * token is read, only configurations. */
-enum status trainer_plan(const struct run_options *options, int rank, int ranks,
+/* The bytes that the rank of `ranks` that takes most would allocate (pipeline stages differ),
+ * counted by the same code; no weight and no token is read, only configurations. */
+enum status trainer_plan(const struct run_options *options, int ranks,
                          struct trainer_memory *memory);
 
-/* The same of the rank that takes most: pipeline stages differ. */
-enum status trainer_plan_fullest(const struct run_options *options, int ranks,
-                                 struct trainer_memory *memory);
+/* The same of rank `rank`. */
+enum status trainer_plan_rank(const struct run_options *options, int rank, int ranks,
+                              struct trainer_memory *memory);
 
 /* What the token files hold, and how many steps that makes. */
 struct trainer_data {
