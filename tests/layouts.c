@@ -134,6 +134,7 @@ static void check_holders(struct trainer *t) {
     struct mesh_place mine = mesh_place(&t->mesh, world->rank);
     for (int i = 0; i < t->param_count; i++) {
         const struct weight *w = &t->params[i]->w;
+        sharded_bring(&t->sharded, t->params[i]);
         int64_t hash = (int64_t)XXH3_64bits(w->data, weight_bytes(w->layout, w->rows, w->cols));
         comm_all_gather(world, &t->ws.stream, hashes, &hash, 1, DTYPE_I64);
         for (int r = 0; r < world->size; r++) {
