@@ -50,7 +50,14 @@ struct comm_ops {
                        enum dtype, int to, struct comm_request *);
     void (*start_recv)(struct comm *, struct stream *, void *buffer, int64_t count, enum dtype,
                        int from, struct comm_request *);
-    /* Moves what was started on without waiting; true when wait would return at once. */
+    /* reduce_scatter and all_gather without waiting, with the same bits. All buffers are the
+     * library's until wait, which also makes the sum; what passes its largest message is done at
+     * once. scratch (count). */
+    void (*start_reduce_scatter)(struct comm *, struct stream *, void *out, const void *in,
+                                 void *scratch, int64_t count, enum dtype, struct comm_request *);
+    void (*start_all_gather)(struct comm *, struct stream *, void *out, const void *in,
+                             int64_t count, enum dtype, struct comm_request *);
+    /* Moves what was started on without waiting; true when it has only wait's own work left. */
     bool (*test)(struct comm *, struct stream *, struct comm_request *);
     void (*wait)(struct comm *, struct stream *, struct comm_request *);
     void (*close)(struct comm *);
@@ -113,6 +120,16 @@ static inline void comm_start_send(struct comm *comm, struct stream *s, const vo
 static inline void comm_start_recv(struct comm *comm, struct stream *s, void *buffer, int64_t count,
                                    enum dtype type, int from, struct comm_request *request) {
     comm->ops->start_recv(comm, s, buffer, count, type, from, request);
+}
+static inline void comm_start_reduce_scatter(struct comm *comm, struct stream *s, void *out,
+                                             const void *in, void *scratch, int64_t count,
+                                             enum dtype type, struct comm_request *request) {
+    comm->ops->start_reduce_scatter(comm, s, out, in, scratch, count, type, request);
+}
+static inline void comm_start_all_gather(struct comm *comm, struct stream *s, void *out,
+                                         const void *in, int64_t count, enum dtype type,
+                                         struct comm_request *request) {
+    comm->ops->start_all_gather(comm, s, out, in, count, type, request);
 }
 static inline bool comm_test(struct comm *comm, struct stream *s, struct comm_request *request) {
     return comm->ops->test(comm, s, request);

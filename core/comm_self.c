@@ -57,6 +57,20 @@ static void self_start_recv(struct comm *comm, struct stream *s, void *buffer, i
     self_recv(comm, s, buffer, count, type, from);
 }
 
+static void self_start_scatter(struct comm *comm, struct stream *s, void *out, const void *in,
+                               void *scratch, int64_t count, enum dtype type,
+                               struct comm_request *request) {
+    (void)scratch;
+    self_copy(comm, s, out, in, count, type);
+    request->state = NULL;
+}
+
+static void self_start_copy(struct comm *comm, struct stream *s, void *out, const void *in,
+                            int64_t count, enum dtype type, struct comm_request *request) {
+    self_copy(comm, s, out, in, count, type);
+    request->state = NULL;
+}
+
 static bool self_test(struct comm *comm, struct stream *s, struct comm_request *request) {
     (void)comm, (void)s, (void)request;
     return true;
@@ -82,6 +96,8 @@ static const struct comm_ops self_ops = {
     .start_all_reduce = self_start_all_reduce,
     .start_send = self_start_send,
     .start_recv = self_start_recv,
+    .start_reduce_scatter = self_start_scatter,
+    .start_all_gather = self_start_copy,
     .test = self_test,
     .wait = self_wait,
     .close = self_close,
@@ -102,6 +118,17 @@ static void no_recv(struct comm *comm, struct stream *s, void *buffer, int64_t c
     (void)comm, (void)s, (void)buffer, (void)count, (void)type, (void)from;
 }
 
+static void no_start_scatter(struct comm *comm, struct stream *s, void *out, const void *in,
+                             void *scratch, int64_t count, enum dtype type,
+                             struct comm_request *request) {
+    (void)comm, (void)s, (void)out, (void)in, (void)scratch, (void)count, (void)type, (void)request;
+}
+
+static void no_start_copy(struct comm *comm, struct stream *s, void *out, const void *in,
+                          int64_t count, enum dtype type, struct comm_request *request) {
+    (void)comm, (void)s, (void)out, (void)in, (void)count, (void)type, (void)request;
+}
+
 static const struct comm_ops nothing_ops = {
     .all_reduce = self_all_reduce,
     .all_reduce_ordered = self_all_reduce_ordered,
@@ -112,6 +139,8 @@ static const struct comm_ops nothing_ops = {
     .recv = no_recv,
     .barrier = self_barrier,
     .start_all_reduce = self_start_all_reduce,
+    .start_reduce_scatter = no_start_scatter,
+    .start_all_gather = no_start_copy,
     .test = self_test,
     .wait = self_wait,
     .close = self_close,

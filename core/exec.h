@@ -11,6 +11,13 @@
 #include "core/comm.h"
 #include "kernels/kernels.h"
 
+/* Who is told that a layer is about to run (-1: embedding; L: head and final norm), forward or
+ * backward: to bring its weights, or make room for its gradients. */
+struct exec_watch {
+    void (*begins)(void *context, int layer, bool backward);
+    void *context;
+};
+
 struct exec {
     struct stream *stream;
     const struct kernels *k;
@@ -20,10 +27,15 @@ struct exec {
     /* Called after each layer where it is not NULL: messages that are under way want attention. */
     void (*between_layers)(void *context);
     void *context;
+    const struct exec_watch *watch; /* NULL: nobody */
 };
 
 static inline void exec_between_layers(const struct exec *exec) {
     if (exec->between_layers) exec->between_layers(exec->context);
+}
+
+static inline void exec_begin_layer(const struct exec *exec, int layer, bool backward) {
+    if (exec->watch) exec->watch->begins(exec->watch->context, layer, backward);
 }
 
 /* Bytes of `elements` activations. */

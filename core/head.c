@@ -42,6 +42,7 @@ void head_logits(const struct exec *exec, const struct model *model, float *logi
     bool whole = exec->tp->size == 1;
     float *part = whole ? logits : scratch_f32(exec, count * model->local.vocab);
     assert(!exec->sequence || exec->scratch->counting);
+    exec_begin_layer(exec, model->config.layers, false);
     if (!exec->scratch->counting)
         for (int64_t i = 0; i < count; i++)
             memcpy(gathered + (size_t)i * row_bytes,
@@ -186,6 +187,7 @@ void head_loss(const struct exec *exec, const struct model *model, const struct 
     int64_t n = batch->tokens, width = model->config.hidden;
     struct sequence_part mine = sequence_part(exec, n);
     size_t mark = arena_mark(exec->scratch);
+    exec_begin_layer(exec, model->config.layers, d_hidden != NULL);
     void *normed = scratch_act(exec, sequence_rows(exec, n) * width);
     float *rstd = scratch_f32(exec, mine.room);
     final_norm(exec, model, sequence_mine(exec, normed, n, width), rstd, hidden, mine.count);

@@ -131,24 +131,24 @@ static void init_vector(const struct param *param) {
     for (int64_t j = 0; j < param->w.cols; j++) ((float *)param->w.data)[j] = norm ? 1.0f : 0.0f;
 }
 
-void model_init_random(struct model *model, uint64_t seed, float std, int threads) {
-    int64_t widest = 0;
-    for (int i = 0; i < model->param_count; i++) widest = max_i64(widest, model->params[i].w.cols);
-    size_t block = (size_t)widest * PANEL_ROWS;
+void model_init_param(const struct model *model, const struct param *param, uint64_t seed,
+                      float std, int threads) {
+    if (weight_is_vector(param->id)) {
+        init_vector(param);
+        return;
+    }
+    size_t block = (size_t)param->w.cols * PANEL_ROWS;
     float *blocks = malloc((size_t)threads * block * sizeof *blocks);
     if (!blocks) abort(); /* a few hundred kilobytes a thread, after gigabytes were granted */
-    for (int i = 0; i < model->param_count; i++) {
-        const struct param *param = &model->params[i];
-        if (!param->w.data) continue;
-        if (weight_is_vector(param->id)) {
-            init_vector(param);
-            continue;
-        }
-        float deviation = init_std(model, param->id, std);
+    float deviation = init_std(model, param->id, std);
 #pragma omp parallel for num_threads(threads) schedule(static)
-        for (int64_t row = 0; row < param->w.rows; row += PANEL_ROWS)
-            init_rows(param, row, min_i64(param->w.rows - row, PANEL_ROWS),
-                      blocks + (size_t)omp_get_thread_num() * block, seed, deviation);
-    }
+    for (int64_t row = 0; row < param->w.rows; row += PANEL_ROWS)
+        init_rows(param, row, min_i64(param->w.rows - row, PANEL_ROWS),
+                  blocks + (size_t)omp_get_thread_num() * block, seed, deviation);
     free(blocks);
+}
+
+void model_init_random(struct model *model, uint64_t seed, float std, int threads) {
+    for (int i = 0; i < model->param_count; i++)
+        if (model->params[i].w.data) model_init_param(model, &model->params[i], seed, std, threads);
 }

@@ -91,14 +91,20 @@ enum layout model_layout_auto(const struct model_config *config, const struct mo
 const struct file_tensor *model_tensor(const struct model_file *file, enum weight_id id, int layer);
 
 /* What model_load would lay out, counted: model->arena says the bytes and no weight is read.
- * model_free ends it. */
+ * model_free ends it. Its parameters may be given memory of their own and loaded one by one. */
 enum status model_plan(struct model *model, const struct model_file *file,
                        const struct shard *shard, enum layout matrices, int64_t context);
+
+/* Reads one parameter that has memory. */
+enum status model_load_param(const struct model *model, const struct model_file *file,
+                             const struct param *param, int threads);
 
 /* Random weights, N(0, std), output projections scaled by 1 / sqrt(2 L) (GPT-2); norms 1, biases 0.
  * The value of an element depends on seed, parameter and element of the logical tensor alone, not
  * on the shard, nor on `threads` (at least 1), which share the rows. */
 void model_init_random(struct model *model, uint64_t seed, float std, int threads);
+void model_init_param(const struct model *model, const struct param *param, uint64_t seed,
+                      float std, int threads); /* one of them */
 
 /* fp32 values of rows [first, first + count) of a parameter (its slice's rows), in Hugging Face's
  * order. */

@@ -116,8 +116,9 @@ static enum status load_vector(const struct model_file *file, const struct model
     return STATUS_OK;
 }
 
-static enum status load_param(const struct model_file *file, const struct model_config *config,
-                              const struct param *param, int threads) {
+enum status model_load_param(const struct model *model, const struct model_file *file,
+                             const struct param *param, int threads) {
+    const struct model_config *config = &model->config;
     const struct file_tensor *tensor;
     TRY(find_tensor(file, param, &tensor));
     int64_t chunks = (param->w.rows + LOAD_ROWS - 1) / LOAD_ROWS;
@@ -198,7 +199,9 @@ enum status model_plan(struct model *model, const struct model_file *file,
     const struct model_request request = request_of(&config, file, shard, matrices);
     TRY(model_describe_request(model, &request, &counted));
     model->arena = counted;
-    return STATUS_OK;
+    enum status status = load_frequency_divisors(model, file);
+    if (status != STATUS_OK) model_free(model);
+    return status;
 }
 
 enum status model_load(struct model *model, const struct model_file *file,
@@ -211,7 +214,7 @@ enum status model_load(struct model *model, const struct model_file *file,
     enum status status = load_frequency_divisors(model, file);
     for (int i = 0; i < model->param_count && status == STATUS_OK; i++)
         if (model->params[i].w.data)
-            status = load_param(file, &model->config, &model->params[i], threads);
+            status = model_load_param(model, file, &model->params[i], threads);
     if (status != STATUS_OK) model_free(model);
     return status;
 }

@@ -63,9 +63,13 @@ void stage_forward(const struct exec *exec, const struct model *model, const str
     exec->k->rope_table(exec->stream, acts->rope_table, batch->positions, model->inverse_frequency,
                         model->rope_factor, batch->tokens, model->config.head_dim);
     stream_at(exec->stream, WHERE_FORWARD, WHERE_EMBEDDING);
-    if (model->shard.embedding) embed(exec, model, batch, acts->input);
+    if (model->shard.embedding) {
+        exec_begin_layer(exec, -1, false);
+        embed(exec, model, batch, acts->input);
+    }
     for (int layer = model->shard.first_layer; layer < model->shard.end_layer; layer++) {
         stream_at(exec->stream, WHERE_FORWARD, layer);
+        exec_begin_layer(exec, layer, false);
         block_forward(exec, model, layer, batch, acts->rope_table, &acts->blocks[layer]);
         exec_between_layers(exec);
     }
@@ -100,6 +104,7 @@ static void backward_to(const struct exec *exec, const struct model *model,
          layer--) {
         struct block_acts *block = &acts->blocks[layer];
         stream_at(exec->stream, WHERE_BACKWARD, layer);
+        exec_begin_layer(exec, layer, true);
         if (acts->keep == ACTS_INPUT)
             block_recompute(exec, model, layer, batch, acts->rope_table, block);
         block_backward(exec, model, layer, batch, acts->rope_table, block, d, layer > lowest);
@@ -108,8 +113,10 @@ static void backward_to(const struct exec *exec, const struct model *model,
     }
     bool counting = exec->scratch->counting; /* gradients are not laid out yet */
     stream_at(exec->stream, WHERE_BACKWARD, WHERE_EMBEDDING);
-    if (shard->embedding && (counting || model_param(model, WEIGHT_EMBED, -1)->grad.data))
+    if (shard->embedding && (counting || model_param(model, WEIGHT_EMBED, -1)->grad.data)) {
+        exec_begin_layer(exec, -1, true);
         embed_backward(exec, model, batch, d);
+    }
     if (done && shard->embedding) done(context, -1);
 }
 

@@ -6,6 +6,7 @@
 #include "kernels/quantized.h"
 
 #include <assert.h>
+#include <stdbool.h>
 #include <string.h>
 
 static const char *const names[LAYOUT_COUNT] = {
@@ -44,6 +45,26 @@ const char *layout_name(enum layout layout) {
     if (layout >= LAYOUT_NF4) return "nf4";
     assert((unsigned)layout < LAYOUT_COUNT);
     return names[layout];
+}
+
+int weight_parts(struct weight_part parts[WEIGHT_PARTS], const struct weight *weight, int64_t first,
+                 int64_t count) {
+    int64_t band = weight->layout == LAYOUT_ROWS_F32 ? 1 : PANEL_ROWS; /* rows side by side */
+    int64_t whole = weight->cols * band, end = first + count;
+    int made = 0;
+    assert(weight->layout != LAYOUT_PANEL_BF16 && first % band == 0 && count % band == 0);
+    for (int64_t at = first, run; at < end; at += run) {
+        int64_t begin = at % whole, row = at / whole * band;
+        bool full = begin == 0 && end - at >= whole;
+        run = full ? (end - at) / whole * whole : min_i64(whole - begin, end - at);
+        parts[made++] = (struct weight_part){
+            .first_row = row,
+            .first_col = begin / band,
+            .rows = min_i64(full ? run / weight->cols : band, weight->rows - row),
+            .cols = full ? weight->cols : run / band,
+            .at = at - first};
+    }
+    return made;
 }
 
 enum layout layout_of_gradient(enum layout layout) {

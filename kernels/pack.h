@@ -86,6 +86,19 @@ static inline int64_t weight_index(enum layout layout, int64_t cols, int64_t row
     return at + col * PANEL_ROWS + lane;
 }
 
+/* A run of stored fp32 elements is up to three rectangles: the rest of a panel (or row), whole
+ * panels (rows), the beginning of one. Each is a matrix of its own in the same layout. */
+enum { WEIGHT_PARTS = 3 };
+struct weight_part {
+    int64_t first_row, first_col, rows, cols;
+    int64_t at; /* where its elements begin, counted from the run's first */
+};
+
+/* The rectangles of elements [first, first + count) of a matrix, in order; returns how many. In
+ * LAYOUT_PANEL_F32 both ends are multiples of PANEL_ROWS; LAYOUT_PANEL_BF16 can't be cut so. */
+int weight_parts(struct weight_part parts[WEIGHT_PARTS], const struct weight *weight, int64_t first,
+                 int64_t count);
+
 /* The fp32 layout of its gradient, moments and master: the same panels. */
 enum layout layout_of_gradient(enum layout layout);
 

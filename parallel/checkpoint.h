@@ -10,10 +10,11 @@
  *               best.txt                     the step with the lowest validation loss
  *
  * index.h5 holds virtual datasets over the rank files, so any HDF5 tool sees logical tensors.
- * A tensor is fp32, (rows, cols), row-major, in Hugging Face's order. Slab datasets carry the
- * attributes `shape` (of the whole), `offset` and `xxh3` (XXH3-64 of their bytes). Ranks that own
- * nothing write nothing; a tensor that several hold is given by one of them. Reading cuts any
- * rectangle out of the index, so the ranks that read need not be those that wrote.
+ * A tensor is fp32, (rows, cols), row-major, in Hugging Face's order. Slab datasets are called as
+ * their tensor, a rank's second and third of it NAME#1 and NAME#2; they carry the attributes
+ * `shape` (of the whole), `offset` and `xxh3` (XXH3-64 of their bytes). Ranks that own nothing
+ * write nothing; a tensor that several hold is given by one of them. Reading cuts any rectangle out
+ * of the index, so the ranks that read need not be those that wrote.
  *
  * All calls but checkpoint_mark_best and checkpoint_best are collective over `world`; every rank
  * returns the same status, and its message names the rank that saw the failure. The directory is
@@ -29,10 +30,10 @@
 enum { CHECKPOINT_NAME_BYTES = 256, CHECKPOINT_HISTORY = 256 };
 
 /* A rectangle of a logical tensor, and where its values are: a whole parameter under data parallel,
- * a range of rows under ZeRO or row-wise sharding, of columns under column-wise sharding. Never
- * empty when written; a rank writes at most one of a name. */
+ * a range of rows or columns under tensor parallel, a few rectangles under ZeRO. Never empty when
+ * written; those of a name follow each other. */
 struct checkpoint_slab {
-    const char *name;             /* "weights/model.norm.weight", "adam_m/...": without '%' */
+    const char *name;             /* "weights/model.norm.weight", "adam_m/...": no '%' or '#' */
     int64_t rows, cols;           /* of the whole tensor */
     int64_t first_row, first_col; /* of mine */
     struct weight values;         /* mine, (values.rows, values.cols), any layout; borrowed */

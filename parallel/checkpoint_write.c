@@ -17,7 +17,26 @@ struct slab_record {
     char name[CHECKPOINT_NAME_BYTES];
     int64_t shape[2], offset[2], extent[2];
     int32_t file; /* rank number of the file that holds it */
+    int32_t part; /* among those of its name in that file */
 };
+
+/* The dataset of a slab in its rank's file. */
+struct slab_name {
+    char text[CHECKPOINT_NAME_BYTES + 16];
+};
+static struct slab_name slab_name(const char *tensor, int part) {
+    struct slab_name name;
+    int used = snprintf(name.text, sizeof name.text, "%s", tensor);
+    if (part > 0) snprintf(name.text + used, sizeof name.text - (size_t)used, "#%d", part);
+    return name;
+}
+
+/* How many of the slabs before slabs[i] have its name. */
+static int part_of(const struct checkpoint_slab *slabs, int i) {
+    int part = 0;
+    while (part < i && strcmp(slabs[i - part - 1].name, slabs[i].name) == 0) part++;
+    return part;
+}
 
 static enum status refused(const struct durable_h5 *file, const char *what) {
     TRY(durable_h5_check(file));
@@ -75,10 +94,11 @@ static bool write_rows(const struct durable_h5 *file, hid_t dataset, hid_t space
 }
 
 static enum status write_slab(const struct durable_h5 *file, const struct checkpoint_slab *slab,
-                              float *block) {
+                              int part, float *block) {
     hsize_t extent[2] = {(hsize_t)slab->values.rows, (hsize_t)slab->values.cols};
     hid_t space = H5Screate_simple(2, extent, NULL);
-    hid_t dataset = create_dataset(file->file, slab->name, H5T_IEEE_F32LE, space, H5P_DEFAULT);
+    hid_t dataset = create_dataset(file->file, slab_name(slab->name, part).text, H5T_IEEE_F32LE,
+                                   space, H5P_DEFAULT);
     int64_t shape[2] = {slab->rows, slab->cols}, offset[2] = {slab->first_row, slab->first_col};
     bool done =
         dataset > 0 &&
@@ -91,7 +111,7 @@ static enum status write_slab(const struct durable_h5 *file, const struct checkp
 }
 
 static void check_slab(const struct checkpoint_slab *slab) {
-    assert(strlen(slab->name) < CHECKPOINT_NAME_BYTES && !strchr(slab->name, '%'));
+    assert(strlen(slab->name) < CHECKPOINT_NAME_BYTES && !strpbrk(slab->name, "%#"));
     assert(slab->values.rows > 0 && slab->values.cols > 0);
     assert(slab->first_row >= 0 && slab->first_row + slab->values.rows <= slab->rows);
     assert(slab->first_col >= 0 && slab->first_col + slab->values.cols <= slab->cols);
@@ -107,7 +127,7 @@ static enum status write_rank_file(const char *path, const struct checkpoint_sla
     enum status status = durable_h5_create(&file, path);
     for (int i = 0; i < count && status == STATUS_OK; i++) {
         check_slab(&slabs[i]);
-        status = write_slab(&file, &slabs[i], block);
+        status = write_slab(&file, &slabs[i], part_of(slabs, i), block);
     }
     enum status closed = durable_h5_close(&file);
     free(block);
@@ -116,11 +136,12 @@ static enum status write_rank_file(const char *path, const struct checkpoint_sla
 
 /* --- the index ------------------------------------------------------------------------------- */
 
-static struct slab_record record_of(const struct checkpoint_slab *slab, int rank) {
+static struct slab_record record_of(const struct checkpoint_slab *slab, int part, int rank) {
     struct slab_record record = {.shape = {slab->rows, slab->cols},
                                  .offset = {slab->first_row, slab->first_col},
                                  .extent = {slab->values.rows, slab->values.cols},
-                                 .file = rank};
+                                 .file = rank,
+                                 .part = part};
     snprintf(record.name, sizeof record.name, "%s", slab->name);
     return record;
 }
@@ -150,7 +171,7 @@ static enum status gather_records(struct comm *world, const struct checkpoint_sl
     status = parallel_agree(
         world, list ? STATUS_OK : status_fail(STATUS_MEMORY, "no memory for %zu slabs", room));
     for (int i = 0; i < count && status == STATUS_OK; i++)
-        list[i] = record_of(&slabs[i], world->rank);
+        list[i] = record_of(&slabs[i], part_of(slabs, i), world->rank);
     if (status == STATUS_OK && world->rank != 0)
         comm_send(world, &stream, list, mine * (int64_t)sizeof *list, DTYPE_U8, 0);
     int64_t at = mine;
@@ -166,7 +187,8 @@ static enum status gather_records(struct comm *world, const struct checkpoint_sl
 static int by_name(const void *a, const void *b) {
     const struct slab_record *x = a, *y = b;
     int order = strcmp(x->name, y->name);
-    return order ? order : x->file - y->file;
+    if (order) return order;
+    return x->file == y->file ? x->part - y->part : x->file - y->file;
 }
 
 /* Every element is given once: areas add up to the whole. */
@@ -203,7 +225,8 @@ static enum status write_virtual(const struct durable_h5 *file, const struct sla
         const char *source = checkpoint_rank_path(&here, slabs[i].file).text + 2;
         hid_t part = H5Screate_simple(2, extent, NULL);
         done = H5Sselect_hyperslab(space, H5S_SELECT_SET, start, NULL, extent, NULL) >= 0 &&
-               H5Pset_virtual(how, space, source, slabs[i].name, part) >= 0;
+               H5Pset_virtual(how, space, source, slab_name(slabs[i].name, slabs[i].part).text,
+                              part) >= 0;
         H5Sclose(part);
     }
     H5Sselect_all(space);

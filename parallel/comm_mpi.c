@@ -23,10 +23,14 @@ struct mpi_state {
     struct ring *ring; /* what is called here; NULL: not recorded */
 };
 
-/* A started all-reduce or message: one MPI request a piece. */
+/* What was started: one MPI request a piece. */
 struct flight {
     struct ring_call call;
     int count;
+    /* Of a reduce-scatter: what all ranks sent of my slice, borrowed, and where its sum goes. */
+    void *rows, *out;
+    int64_t slice;
+    enum dtype type;
     MPI_Request requests[];
 };
 
@@ -279,6 +283,21 @@ static void mpi_barrier(struct comm *comm, struct stream *s) {
     ring_leave(&call);
 }
 
+/* A flight of at most `pieces` requests. */
+static struct flight *open_flight(struct comm *comm, struct stream *s, enum ring_op op, int peer,
+                                  int64_t count, enum dtype type, int64_t pieces) {
+    struct flight *flight = calloc(1, sizeof *flight + (size_t)pieces * sizeof(MPI_Request));
+    if (!flight) { /* not STATUS_MEMORY: the others have started, there is no agreeing any more */
+        stream_fail(s, STATUS_PEER, ring_op_name(op), "no memory for %lld requests",
+                    (long long)pieces);
+        return NULL;
+    }
+    const struct ring_entry what = {
+        .op = (uint8_t)op, .count = count, .dtype = (uint8_t)type, .peer = peer};
+    ring_enter(&flight->call, state_of(comm)->ring, &s->where, &what, false);
+    return flight;
+}
+
 static void mpi_start_all_reduce(struct comm *comm, struct stream *s, void *buffer, int64_t count,
                                  enum dtype type, struct comm_request *request) {
     assert(!request->state);
@@ -288,18 +307,10 @@ static void mpi_start_all_reduce(struct comm *comm, struct stream *s, void *buff
         return;
     }
     int64_t piece = piece_elements(comm, type);
-    int64_t pieces = (count + piece - 1) / piece;
-    struct flight *flight = malloc(sizeof *flight + (size_t)pieces * sizeof(MPI_Request));
-    if (!flight) { /* not STATUS_MEMORY: the others have started, there is no agreeing any more */
-        stream_fail(s, STATUS_PEER, "start_all_reduce", "no memory for %lld requests",
-                    (long long)pieces);
-        return;
-    }
-    flight->count = 0;
+    struct flight *flight = open_flight(comm, s, RING_START_ALL_REDUCE, RING_NO_PEER, count, type,
+                                        (count + piece - 1) / piece);
     request->state = flight;
-    const struct ring_entry what = {
-        .op = RING_START_ALL_REDUCE, .count = count, .dtype = (uint8_t)type, .peer = RING_NO_PEER};
-    ring_enter(&flight->call, state_of(comm)->ring, &s->where, &what, false);
+    if (!flight) return;
     for (int64_t done = 0; done < count; done += piece) {
         int code = MPI_Iallreduce(MPI_IN_PLACE, at(buffer, done, type),
                                   (int)min_i64(piece, count - done), mpi_type(type), MPI_SUM,
@@ -314,16 +325,9 @@ static struct flight *open_message(struct comm *comm, struct stream *s, enum rin
                                    int64_t count, enum dtype type, struct comm_request *request) {
     assert(!request->state);
     if (count == 0 || lost(s)) return NULL;
-    int64_t piece = piece_elements(comm, type), pieces = (count + piece - 1) / piece;
-    struct flight *flight = calloc(1, sizeof *flight + (size_t)pieces * sizeof(MPI_Request));
-    if (!flight) /* not STATUS_MEMORY: the peer waits, there is no agreeing any more */
-        stream_fail(s, STATUS_PEER, ring_op_name(op), "no memory for %lld requests",
-                    (long long)pieces);
-    const struct ring_entry what = {
-        .op = (uint8_t)op, .count = count, .dtype = (uint8_t)type, .peer = peer};
-    if (flight) ring_enter(&flight->call, state_of(comm)->ring, &s->where, &what, false);
-    request->state = flight;
-    return flight;
+    int64_t piece = piece_elements(comm, type);
+    return request->state =
+               open_flight(comm, s, op, peer, count, type, (count + piece - 1) / piece);
 }
 
 static void mpi_start_send(struct comm *comm, struct stream *s, const void *buffer, int64_t count,
@@ -352,6 +356,51 @@ static void mpi_start_recv(struct comm *comm, struct stream *s, void *buffer, in
     }
 }
 
+/* MPI's own sum would be in an order of its choice: the slices are exchanged, and wait adds them
+ * up in rank order. */
+static void mpi_start_reduce_scatter(struct comm *comm, struct stream *s, void *out, const void *in,
+                                     void *scratch, int64_t count, enum dtype type,
+                                     struct comm_request *request) {
+    assert(!request->state && count % comm->size == 0);
+    if (comm->size == 1 || count > piece_elements(comm, type)) {
+        mpi_reduce_scatter(comm, s, out, in, count, type);
+        return;
+    }
+    if (count == 0 || lost(s)) return;
+    struct flight *flight =
+        open_flight(comm, s, RING_START_REDUCE_SCATTER, RING_NO_PEER, count, type, 1);
+    request->state = flight;
+    if (!flight) return;
+    flight->rows = scratch;
+    flight->out = out;
+    flight->slice = count / comm->size;
+    flight->type = type;
+    int code =
+        MPI_Ialltoall(in, (int)flight->slice, mpi_type(type), flight->rows, (int)flight->slice,
+                      mpi_type(type), state_of(comm)->handle, &flight->requests[0]);
+    if (!failed(comm, s, "start_reduce_scatter", NO_PEER, code)) flight->count = 1;
+}
+
+static void mpi_start_all_gather(struct comm *comm, struct stream *s, void *out, const void *in,
+                                 int64_t count, enum dtype type, struct comm_request *request) {
+    assert(!request->state);
+    int64_t bytes = (int64_t)dtype_bytes(type, (size_t)count) * comm->size;
+    if (comm->size == 1 || bytes > state_of(comm)->piece) {
+        mpi_all_gather(comm, s, out, in, count, type);
+        return;
+    }
+    if (count == 0 || lost(s)) return;
+    struct flight *flight =
+        open_flight(comm, s, RING_START_ALL_GATHER, RING_NO_PEER, count, type, 1);
+    request->state = flight;
+    if (!flight) return;
+    bool in_place = in == at(out, comm->rank * count, type);
+    int code =
+        MPI_Iallgather(in_place ? MPI_IN_PLACE : in, (int)count, mpi_type(type), out, (int)count,
+                       mpi_type(type), state_of(comm)->handle, &flight->requests[0]);
+    if (!failed(comm, s, "start_all_gather", NO_PEER, code)) flight->count = 1;
+}
+
 /* Open MPI moves non-blocking collectives only inside its calls: this is one. */
 static bool mpi_test(struct comm *comm, struct stream *s, struct comm_request *request) {
     struct flight *flight = request->state;
@@ -366,12 +415,15 @@ static void mpi_wait(struct comm *comm, struct stream *s, struct comm_request *r
     struct flight *flight = request->state;
     if (!flight) return;
     ring_wait(&flight->call);
-    if (!lost(s)) /* else what is under way is left to the end of the job */
-        failed(comm, s, "wait", NO_PEER,
-               MPI_Waitall(flight->count, flight->requests, MPI_STATUSES_IGNORE));
+    request->state = NULL;
+    if (!lost(s)) { /* else what is under way is left to the end of the job */
+        int code = MPI_Waitall(flight->count, flight->requests, MPI_STATUSES_IGNORE);
+        if (!failed(comm, s, "wait", NO_PEER, code) && flight->rows)
+            comm_fold(flight->out, flight->rows, comm->size, flight->slice, flight->type, COMM_SUM,
+                      s->threads);
+    }
     ring_leave(&flight->call);
     free(flight);
-    request->state = NULL;
 }
 
 static void mpi_close(struct comm *comm) {
@@ -397,6 +449,8 @@ static const struct comm_ops mpi_ops = {
     .start_all_reduce = mpi_start_all_reduce,
     .start_send = mpi_start_send,
     .start_recv = mpi_start_recv,
+    .start_reduce_scatter = mpi_start_reduce_scatter,
+    .start_all_gather = mpi_start_all_gather,
     .test = mpi_test,
     .wait = mpi_wait,
     .close = mpi_close,

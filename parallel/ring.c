@@ -56,6 +56,9 @@ const char *ring_op_name(enum ring_op op) {
                                                 [RING_BROADCAST] = "broadcast",
                                                 [RING_BARRIER] = "barrier",
                                                 [RING_START_ALL_REDUCE] = "start_all_reduce",
+                                                [RING_START_REDUCE_SCATTER] =
+                                                    "start_reduce_scatter",
+                                                [RING_START_ALL_GATHER] = "start_all_gather",
                                                 [RING_SPLIT] = "split",
                                                 [RING_SEND] = "send",
                                                 [RING_RECV] = "recv"};

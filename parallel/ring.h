@@ -21,6 +21,8 @@ enum ring_op {
     RING_BROADCAST,
     RING_BARRIER,
     RING_START_ALL_REDUCE,
+    RING_START_REDUCE_SCATTER,
+    RING_START_ALL_GATHER,
     RING_SPLIT, /* of this communicator into others */
     RING_SEND,
     RING_RECV,

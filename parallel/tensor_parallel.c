@@ -112,6 +112,14 @@ void tensor_parallel_layer_done(struct tensor_parallel *t, int layer) {
     }
 }
 
+void tensor_parallel_reset(struct tensor_parallel *t, const struct shard *shard) {
+    for (int i = 0; i < t->count; i++) {
+        int layer = completing_layer(t, t->parts[i].param);
+        bool here = layer >= shard->first_layer && layer < shard->end_layer;
+        if (here || (shard->head && layer == t->layers)) t->parts[i].summed = false;
+    }
+}
+
 void tensor_parallel_finish(struct tensor_parallel *t) {
     for (int layer = t->layers; layer >= 0; layer--) tensor_parallel_layer_done(t, layer);
     for (int i = 0; i < t->count; i++) t->parts[i].summed = false;

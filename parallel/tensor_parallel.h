@@ -53,6 +53,10 @@ enum status tensor_parallel_plan(struct tensor_parallel *t, struct stream *strea
  * gradients further calls this first. Collective over tp. */
 void tensor_parallel_layer_done(struct tensor_parallel *t, int layer);
 
+/* A backward through some layers is over, another one of this step follows: what was summed is not
+ * any more. */
+void tensor_parallel_reset(struct tensor_parallel *t, const struct shard *shard);
+
 /* Sums what was never reported in this step, and is ready for the next. Collective over tp. */
 void tensor_parallel_finish(struct tensor_parallel *t);
 

@@ -210,6 +210,7 @@ struct bench {
     struct comm self;
     struct dp dp;
     struct optimizer optimizer;
+    struct sharded_weights sharded; /* none: weights are whole */
     struct arena gradients, state;
     struct packed_batch packed;
     struct adapter_span span;
@@ -302,9 +303,13 @@ static void open_memory(struct bench *b) {
         struct arena *state = counting ? &counted[1] : &b->state;
         if (counting) arena_count(gradients, "gradients");
         if (counting) arena_count(state, "optimizer");
-        check(dp_plan(&b->dp, &b->self, &b->ws.stream, b->params, b->param_count,
-                      b->model.config.layers, DP_BUCKET_BYTES, gradients));
-        check(optimizer_plan(&b->optimizer, b->params, b->param_count, state));
+        const struct dp_options buckets = {.comm = &b->self,
+                                           .stream = &b->ws.stream,
+                                           .layers = b->model.config.layers,
+                                           .bucket_bytes = DP_BUCKET_BYTES,
+                                           .tied = b->model.config.tied};
+        check(dp_plan(&b->dp, &buckets, b->params, b->param_count, gradients));
+        check(optimizer_plan(&b->optimizer, &b->dp, &b->sharded, b->params, b->param_count, state));
         if (!counting) continue;
         dp_free(&b->dp);
         optimizer_free(&b->optimizer);

@@ -154,9 +154,10 @@ struct holder {
     int64_t name, key, weights; /* hashes but for the key; 0 where a rank has fewer parameters */
 };
 
-static struct holder hold(const struct trainer *t, int i) {
+static struct holder hold(struct trainer *t, int i) {
     if (i >= t->param_count) return (struct holder){0};
-    const struct param *param = t->params[i];
+    struct param *param = t->params[i];
+    sharded_bring(&t->sharded, param);
     const struct weight *w = &param->w;
     return (struct holder){
         .name = (int64_t)XXH3_64bits(param->name, strlen(param->name)),

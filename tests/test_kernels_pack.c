@@ -92,6 +92,45 @@ static void test_round_refreshes_every_element(void **state) {
     free(master.data), free(want.data), free(to.data), free(same.data), free(rounded.data);
 }
 
+/* Every way to cut a matrix at multiples of 16 elements: each element is in one part, where its
+ * view says. */
+static void test_parts_are_rectangles(void **state) {
+    (void)state;
+    static float src[ROWS * COLS], out[ROWS * COLS];
+    const enum layout layouts[] = {LAYOUT_ROWS_F32, LAYOUT_PANEL_F32};
+    for (int l = 0; l < 2; l++) {
+        struct weight w = packed(layouts[l], src);
+        int64_t elements = weight_elements(w.layout, ROWS, COLS) / 16 * 16, most = 0;
+        for (int64_t first = 0; first < elements; first += 48)
+            for (int64_t count = 16; first + count <= elements; count += 112) {
+                struct weight_part parts[WEIGHT_PARTS];
+                int made = weight_parts(parts, &w, first, count);
+                int64_t seen = 0, inside = 0;
+                for (int i = 0; i < made; i++) {
+                    const struct weight_part *p = &parts[i];
+                    const struct weight view = {w.layout, p->rows, p->cols,
+                                                (float *)w.data + first + p->at};
+                    assert_in_range(p->first_row + p->rows, 1, ROWS);
+                    assert_in_range(p->first_col + p->cols, 1, COLS);
+                    weight_unpack(out, &view, 0, p->rows);
+                    for (int64_t r = 0; r < p->rows; r++)
+                        for (int64_t c = 0; c < p->cols; c++)
+                            assert_true(out[r * p->cols + c] ==
+                                        value_at(p->first_row + r, p->first_col + c));
+                    seen += p->rows * p->cols;
+                }
+                for (int64_t i = 0; i < ROWS * COLS; i++) {
+                    int64_t at = weight_index(w.layout, COLS, i / COLS, i % COLS);
+                    inside += at >= first && at < first + count;
+                }
+                assert_int_equal(seen, inside);
+                most = made > most ? made : most;
+            }
+        assert_int_equal(most, WEIGHT_PARTS);
+        free(w.data);
+    }
+}
+
 static void test_layouts_have_names_and_gradients(void **state) {
     (void)state;
     assert_string_equal(layout_name(LAYOUT_ROWS_F32), "rows_f32");
@@ -106,6 +145,7 @@ int main(void) {
         cmocka_unit_test(test_panels_lie_as_described),
         cmocka_unit_test(test_unpack_reverses_pack),
         cmocka_unit_test(test_round_refreshes_every_element),
+        cmocka_unit_test(test_parts_are_rectangles),
         cmocka_unit_test(test_layouts_have_names_and_gradients),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

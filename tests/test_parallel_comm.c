@@ -244,6 +244,40 @@ static void test_started_sums(void **state) {
     }
 }
 
+/* reduce_scatter and all_gather in flight together: the bits of those that wait, in place too. */
+static void check_started(int64_t slice, bool in_place) {
+    int64_t count = slice * job.world.size, mine = slice * job.world.rank;
+    float *sums = malloc((size_t)count * sizeof *sums),
+          *want = malloc((size_t)slice * sizeof *want);
+    float *gathered = fill(count, DTYPE_F32), *part = fill(slice, DTYPE_F32);
+    for (int64_t i = 0; i < count; i++) sums[i] = fraction(job.world.rank, i);
+    if (in_place) memcpy(gathered + mine, part, (size_t)slice * sizeof *part);
+    comm_reduce_scatter(&job.world, &stream, want, sums, count, DTYPE_F32);
+    struct comm_request scatter = {0}, gather = {0};
+    float *out = in_place ? sums + mine : malloc((size_t)slice * sizeof *out);
+    float *scratch = malloc((size_t)count * sizeof *scratch);
+    comm_start_reduce_scatter(&job.world, &stream, out, sums, scratch, count, DTYPE_F32, &scatter);
+    comm_start_all_gather(&job.world, &stream, gathered, in_place ? gathered + mine : part, slice,
+                          DTYPE_F32, &gather);
+    while (!comm_test(&job.world, &stream, &gather)) continue;
+    comm_wait(&job.world, &stream, &gather);
+    comm_wait(&job.world, &stream, &scatter);
+    assert_ok(stream_check(&stream));
+    assert_memory_equal(out, want, (size_t)slice * sizeof *want);
+    for (int64_t i = 0; i < count; i++)
+        assert_true((double)gathered[i] == value((int)(i / slice), i % slice));
+    if (!in_place) free(out);
+    free(sums), free(want), free(gathered), free(part), free(scratch);
+}
+
+static void test_started_scatters_and_gathers(void **state) {
+    (void)state;
+    for (int c = 0; c < COUNTS; c++) {
+        check_started(counts[c], false);
+        check_started(counts[c], true);
+    }
+}
+
 /* A rank goes on once its sum has started: each rank starts its own only after it has heard from
  * the one before, which had started already. Sums that waited for each other would never end. */
 static void test_starting_does_not_wait(void **state) {
@@ -401,6 +435,7 @@ static int run_all(void) {
         cmocka_unit_test(test_broadcast),
         cmocka_unit_test(test_send_and_receive),
         cmocka_unit_test(test_started_sums),
+        cmocka_unit_test(test_started_scatters_and_gathers),
         cmocka_unit_test(test_starting_does_not_wait),
         cmocka_unit_test(test_mesh_comms_join_lines),
         cmocka_unit_test(test_all_ranks_hear_of_a_failure),

@@ -30,10 +30,22 @@ struct model_like {
     struct param *list[PARAMS];
     struct arena grads;
     struct dp dp;
+    float *sums[PARAMS]; /* gathered; owned */
 };
 
+static int64_t elements(int param) {
+    return weight_elements(layout_of_gradient(shapes[param].layout), shapes[param].rows,
+                           shapes[param].cols);
+}
+
 /* Measured on a counting arena first, as every layout is. */
-static void open_like(struct model_like *m, size_t bucket_bytes) {
+static void open_zero(struct model_like *m, size_t bucket_bytes, int zero) {
+    const struct dp_options options = {.comm = &job.world,
+                                       .stream = &stream,
+                                       .layers = LAYERS,
+                                       .bucket_bytes = bucket_bytes,
+                                       .zero = zero,
+                                       .weights_sharded = zero == 3};
     memset(m, 0, sizeof *m);
     for (int i = 0; i < PARAMS; i++) {
         m->params[i] = (struct param){.id = shapes[i].id, .layer = shapes[i].layer};
@@ -43,25 +55,27 @@ static void open_like(struct model_like *m, size_t bucket_bytes) {
     }
     struct arena counting;
     arena_count(&counting, "grads");
-    assert_ok(
-        dp_plan(&m->dp, &job.world, &stream, m->list, PARAMS, LAYERS, bucket_bytes, &counting));
+    assert_ok(dp_plan(&m->dp, &options, m->list, PARAMS, &counting));
     dp_free(&m->dp);
     assert_ok(arena_create(&m->grads, "grads", counting.peak));
-    assert_ok(
-        dp_plan(&m->dp, &job.world, &stream, m->list, PARAMS, LAYERS, bucket_bytes, &m->grads));
+    assert_ok(dp_plan(&m->dp, &options, m->list, PARAMS, &m->grads));
     assert_int_equal(m->grads.used, m->grads.capacity);
     dp_zero(&m->dp);
+    for (int i = 0; i < PARAMS; i++) {
+        m->sums[i] = calloc((size_t)elements(i), sizeof(float));
+        assert_non_null(m->sums[i]);
+    }
+}
+
+static void open_like(struct model_like *m, size_t bucket_bytes) {
+    open_zero(m, bucket_bytes, 0);
 }
 
 static void close_like(struct model_like *m) {
     dp_free(&m->dp);
     dp_free(&m->dp);
     arena_free(&m->grads);
-}
-
-static int64_t elements(int param) {
-    return weight_elements(layout_of_gradient(shapes[param].layout), shapes[param].rows,
-                           shapes[param].cols);
+    for (int i = 0; i < PARAMS; i++) free(m->sums[i]);
 }
 
 static float gradient(int sample, int param, int64_t i) {
@@ -72,6 +86,7 @@ static float gradient(int sample, int param, int64_t i) {
 /* What stage_backward does: adds my samples' gradients layer by layer, from the top. */
 static void backward(struct model_like *m, stage_layer_done *done, int lowest) {
     for (int layer = LAYERS; layer >= -1; layer--) {
+        dp_layer_begins(&m->dp, layer);
         for (int p = 0; p < PARAMS; p++) {
             int at = shapes[p].layer >= 0 ? shapes[p].layer : p == 0 ? -1 : LAYERS;
             float *grad = m->params[p].grad.data;
@@ -84,7 +99,7 @@ static void backward(struct model_like *m, stage_layer_done *done, int lowest) {
 
 static void check_sums(const struct model_like *m, int steps) {
     for (int p = 0; p < PARAMS; p++) {
-        const float *grad = m->params[p].grad.data;
+        const float *grad = m->sums[p];
         for (int64_t i = 0; i < elements(p); i++) {
             double want = 0;
             for (int s = 0; s < SAMPLES; s++) want += (double)gradient(s, p, i);
@@ -96,17 +111,39 @@ static void check_sums(const struct model_like *m, int steps) {
     }
 }
 
-static void check_step(size_t bucket_bytes, int lowest) {
-    struct model_like m;
-    open_like(&m, bucket_bytes);
-    for (int step = 0; step < 2; step++) {
-        dp_zero(&m.dp);
-        backward(&m, dp_layer_done, lowest);
-        dp_finish(&m.dp);
-        assert_ok(stream_check(&stream));
-        check_sums(&m, 1);
+/* What an optimizer does: copies my sums aside, then has the whole gathered where gradients lie. */
+static void gather_sums(struct model_like *m) {
+    for (int b = 0; b < m->dp.bucket_count; b++) {
+        const struct dp_bucket *bucket = &m->dp.buckets[b];
+        for (int p = 0; p < PARAMS; p++) {
+            struct dp_piece piece = dp_piece(&m->dp, &m->params[p]);
+            if (piece.bucket == b && piece.count > 0)
+                memmove(piece.staged, piece.grad, (size_t)piece.count * sizeof(float));
+        }
+        int64_t share = bucket->count / m->dp.shares;
+        if (m->dp.shares > 1)
+            comm_all_gather(m->dp.comm, &stream, bucket->data, bucket->data + m->dp.mine * share,
+                            share, DTYPE_F32);
+        for (int i = bucket->first; i < bucket->last; i++)
+            memcpy(m->sums[m->dp.params[i] - m->params], m->dp.params[i]->grad.data,
+                   (size_t)elements((int)(m->dp.params[i] - m->params)) * sizeof(float));
     }
-    close_like(&m);
+    assert_ok(stream_check(&stream));
+}
+
+static void check_step(size_t bucket_bytes, int lowest) {
+    for (int zero = 0; zero <= 3; zero++) {
+        struct model_like m;
+        open_zero(&m, bucket_bytes, zero);
+        for (int step = 0; step < 2; step++) {
+            dp_zero(&m.dp);
+            backward(&m, dp_layer_done, lowest);
+            dp_finish(&m.dp);
+            gather_sums(&m);
+            check_sums(&m, 1);
+        }
+        close_like(&m);
+    }
 }
 
 static void test_ranks_sum_to_one(void **state) {
@@ -118,22 +155,57 @@ static void test_ranks_sum_to_one(void **state) {
 /* A layer that backward never reports is summed in the end all the same. */
 static void test_unreported_layers_are_summed(void **state) {
     (void)state;
-    check_step(4096, 1);
-    check_step(4096, LAYERS + 1);
+    struct model_like m;
+    for (int lowest = 1; lowest <= LAYERS + 1; lowest += LAYERS)
+        for (int zero = 0; zero < 2; zero++) {
+            open_zero(&m, 4096, zero);
+            backward(&m, dp_layer_done, lowest);
+            dp_finish(&m.dp);
+            gather_sums(&m);
+            check_sums(&m, 1);
+            close_like(&m);
+        }
 }
 
 /* Gradients of several microbatches add up locally; only the last one's layers are reported. */
 static void test_accumulation(void **state) {
     (void)state;
     struct model_like m;
-    open_like(&m, 4096);
-    backward(&m, NULL, 0);
-    backward(&m, NULL, 0);
-    backward(&m, dp_layer_done, -1);
-    dp_finish(&m.dp);
-    assert_ok(stream_check(&stream));
-    check_sums(&m, 3);
-    close_like(&m);
+    for (int zero = 0; zero <= 3; zero++) {
+        open_zero(&m, 4096, zero);
+        for (int micro = 0; micro < 3; micro++)
+            backward(&m, dp_reports(&m.dp, micro == 2) ? dp_layer_done : NULL, -1);
+        dp_finish(&m.dp);
+        gather_sums(&m);
+        check_sums(&m, 3);
+        close_like(&m);
+    }
+}
+
+/* From level 2 on a rank has room for its shares and a few buckets; level 3 keeps vectors apart. */
+static void test_shares_take_less(void **state) {
+    (void)state;
+    struct model_like m;
+    size_t bytes;
+    for (int zero = 0; zero <= 3; zero++) {
+        open_zero(&m, 4096, zero);
+        bytes = m.grads.used;
+        int64_t largest = 0, all = 0, mine = 0;
+        for (int b = 0; b < m.dp.bucket_count; b++) {
+            largest = m.dp.buckets[b].count > largest ? m.dp.buckets[b].count : largest;
+            all += m.dp.buckets[b].count;
+        }
+        for (int p = 0; p < PARAMS; p++) mine += dp_piece(&m.dp, &m.params[p]).count;
+        assert_true(mine <= all / m.dp.shares);
+        if (zero >= 2)
+            assert_true(bytes <= ((size_t)(all / m.dp.shares) + 4 * (size_t)largest) * 4);
+        if (zero == 3) {
+            const struct dp_bucket *last = &m.dp.buckets[m.dp.bucket_count - 1];
+            assert_true(last->whole && last->lasting && last->last - last->first == 2);
+            assert_false(m.dp.buckets[0].whole);
+        }
+        close_like(&m);
+    }
 }
 
 /* The same bits in every run and on every rank. */
@@ -209,6 +281,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_ranks_sum_to_one),
         cmocka_unit_test(test_unreported_layers_are_summed),
         cmocka_unit_test(test_accumulation),
+        cmocka_unit_test(test_shares_take_less),
         cmocka_unit_test(test_sums_are_deterministic),
     };
     if (parallel_start(&job, &argc, &argv) != STATUS_OK) {

@@ -46,6 +46,9 @@ for n in 1 2; do
     refused "missing token file" $n "$folder/none.h5" "data.train=$folder/none.h5"
     refused "not a token file" $n 'run.yaml' "data.train=$folder/run.yaml"
 done
+refused "NaN loss under ZeRO" 2 'step [0-9]+: loss .*first tensor that is not finite is (weight|queries|keys|values|attention output|residual|gate|up projection|output|embeddings|input|logits|gradient)' \
+    train.lr=10 train.weight_decay=10 train.clip=0 train.steps=200 "train.out=$folder/nan_zero" \
+    parallel.zero=3
 refused "wrong vocabulary" 1 'token ids up to 500.*vocabulary ends at 96' "data.train=$folder/large.h5"
 refused "two tokenizers" 1 'different tokenizers' "data.train=$folder/train.h5,$folder/other.h5"
 refused "unknown key" 1 'unknown key .*train.leraning_rate.*nearest known one is .*train\.' \

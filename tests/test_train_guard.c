@@ -207,7 +207,7 @@ static double weight_sum(const struct trainer *t) {
     double sum = 0.0;
     for (int i = 0; i < t->optimizer.count; i++)
         t->kernels->sum_squares(&(struct stream){.threads = 1}, &sum, t->optimizer.slots[i].master,
-                                t->optimizer.slots[i].elements);
+                                t->optimizer.slots[i].piece.count);
     return sum;
 }
 

@@ -69,16 +69,23 @@ static void setup_close(struct setup *setup) {
     assert_int_equal(system(command), 0);
 }
 
-/* Trains in a process of its own; the peak of its resident set, as it wrote it down. */
-static double trained_mib(struct setup *setup) {
-    char config[512], line[1024];
+/* Trains in processes of their own; the peak of the first rank's resident set, as it wrote it down.
+ */
+static double trained_mib(struct setup *setup, int ranks) {
+    char config[512], line[1024], number[12];
+    snprintf(number, sizeof number, "%d", ranks);
     snprintf(config, sizeof config, "%s", temporary_file(&setup->folder, "run.yaml"));
     pid_t child = fork();
     assert_true(child >= 0);
     if (child == 0) {
         int nowhere = open("/dev/null", O_WRONLY);
         dup2(nowhere, STDERR_FILENO);
-        execl(strata, "strata", "train", config, (char *)NULL);
+        if (ranks == 1) execl(strata, "strata", "train", config, (char *)NULL);
+        setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 1);
+        setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
+        setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
+        execlp("mpirun", "mpirun", "-n", number, "--oversubscribe", "--bind-to", "none", strata,
+               "train", config, (char *)NULL);
         _exit(127);
     }
     int code = 0;
@@ -97,8 +104,8 @@ static double trained_mib(struct setup *setup) {
     return mib;
 }
 
-static double plan_mib(const struct setup *setup, struct trainer_memory *memory) {
-    assert_ok(trainer_plan(&setup->options, 1, memory));
+static double plan_mib(const struct setup *setup, int ranks, struct trainer_memory *memory) {
+    assert_ok(trainer_plan(&setup->options, ranks, memory));
     return (double)trainer_memory_total(memory) / (1 << 20);
 }
 
@@ -111,14 +118,14 @@ static double measure_baseline(void) {
     char model[512];
     snprintf(model, sizeof model, "config: %s/config.json", setup.folder.path);
     setup_configure(&setup, model, "1, mode: full");
-    double mib = trained_mib(&setup) - plan_mib(&setup, &memory);
+    double mib = trained_mib(&setup, 1) - plan_mib(&setup, 1, &memory);
     setup_close(&setup);
     return mib;
 }
 
-static void check_peak(struct setup *setup, const char *what) {
+static void check_peak(struct setup *setup, int ranks, const char *what) {
     struct trainer_memory memory;
-    double planned = plan_mib(setup, &memory), peak = trained_mib(setup);
+    double planned = plan_mib(setup, ranks, &memory), peak = trained_mib(setup, ranks);
     print_message("%s: planned %.1f MiB, peak resident set %.1f MiB (%+.1f%%)\n", what, planned,
                   peak, 100.0 * (peak / planned - 1.0));
     assert_true(planned >= 300.0);
@@ -140,7 +147,45 @@ static void test_full_training_takes_what_is_planned(void **state) {
     setup_open(&setup, 6);
     snprintf(model, sizeof model, "config: %s/config.json", setup.folder.path);
     setup_configure(&setup, model, "1, mode: full");
-    check_peak(&setup, "full");
+    check_peak(&setup, 1, "full");
+    setup_close(&setup);
+}
+
+/* What two ranks share, neither has whole at any time. */
+static void test_shares_take_what_is_planned(void **state) {
+    (void)state;
+    skip_under_sanitizers();
+    for (int zero = 1; zero <= 3; zero++) {
+        struct setup setup;
+        char model[512], what[16], train[64];
+        setup_open(&setup, 8);
+        snprintf(model, sizeof model, "config: %s/config.json", setup.folder.path);
+        snprintf(what, sizeof what, "zero %d", zero);
+        snprintf(train, sizeof train, "2, mode: full}\nparallel: {zero: %d", zero);
+        setup_configure(&setup, model, train);
+        check_peak(&setup, 2, what);
+        setup_close(&setup);
+    }
+}
+
+/* Bytes a rank of 4: what is shared falls to a quarter, and buffers for a few layers. */
+static void test_shares_are_planned(void **state) {
+    (void)state;
+    struct setup setup;
+    struct trainer_memory memory[4];
+    char model[512];
+    setup_open(&setup, 16);
+    snprintf(model, sizeof model, "config: %s/config.json", setup.folder.path);
+    setup_configure(&setup, model, "4, mode: full");
+    for (int zero = 0; zero <= 3; zero++) {
+        setup.options.parallel.zero = zero;
+        plan_mib(&setup, 4, &memory[zero]);
+    }
+    size_t all = memory[0].weights;
+    assert_in_range(memory[1].optimizer, all / 2, all / 2 + all / 50);
+    assert_true(memory[2].gradients <= all / 4 + 3 * all / 17);
+    assert_true(memory[3].weights <= all / 4 + 3 * all / 17);
+    assert_int_equal(memory[3].gradients / (1 << 20), memory[2].gradients / (1 << 20));
     setup_close(&setup);
 }
 
@@ -193,7 +238,7 @@ static void test_lora_takes_what_is_planned(void **state) {
     write_model(&setup, LAYERS);
     snprintf(model, sizeof model, "path: %s", setup.folder.path);
     setup_configure(&setup, model, "1, mode: lora");
-    check_peak(&setup, "lora");
+    check_peak(&setup, 1, "lora");
     setup_close(&setup);
 }
 
@@ -209,7 +254,7 @@ static void test_qlora_takes_what_is_planned(void **state) {
     write_model(&setup, LAYERS);
     snprintf(model, sizeof model, "path: %s, weights: nf4", setup.folder.path);
     setup_configure(&setup, model, "1, mode: lora");
-    double planned = plan_mib(&setup, &memory), peak = trained_mib(&setup);
+    double planned = plan_mib(&setup, 1, &memory), peak = trained_mib(&setup, 1);
     double linear = LAYERS * (4.0 * HIDDEN * HIDDEN + 3.0 * HIDDEN * FFN);
     double rest = 2.0 * VOCABULARY * HIDDEN * 2.0 + (2.0 * LAYERS + 1.0) * HIDDEN * 4.0;
     double bits = ((double)memory.weights - rest) * 8.0 / linear;
@@ -230,13 +275,13 @@ static void test_frozen_weights_have_no_state(void **state) {
     char model[512];
     snprintf(model, sizeof model, "path: %s", setup.folder.path);
     setup_configure(&setup, model, "1, mode: lora");
-    plan_mib(&setup, &memory);
+    plan_mib(&setup, 1, &memory);
     assert_int_equal(memory.gradients, memory.adapter);
     assert_int_equal(memory.optimizer, 2 * memory.adapter);
     assert_true(memory.adapter * 20 < memory.weights);
     config_free(setup.tables, RUN_TABLES);
     setup_configure(&setup, model, "1, mode: full");
-    plan_mib(&setup, &memory);
+    plan_mib(&setup, 1, &memory);
     assert_int_equal(memory.adapter, 0);
     assert_int_equal(memory.gradients, memory.weights);
     assert_int_equal(memory.optimizer, 2 * memory.weights);
@@ -264,7 +309,7 @@ static void test_plan_is_what_is_allocated(void **state) {
         char train[256];
         snprintf(train, sizeof train, "%s", modes[i % 4]);
         setup_configure(&setup, model, train);
-        plan_mib(&setup, &planned);
+        plan_mib(&setup, 1, &planned);
         assert_ok(parallel_start(&parallel, &argc, &argv));
         assert_ok(trainer_open(&trainer, &setup.options, &parallel));
         held = trainer_memory(&trainer);
@@ -282,7 +327,9 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_frozen_weights_have_no_state),
         cmocka_unit_test(test_plan_is_what_is_allocated),
+        cmocka_unit_test(test_shares_are_planned),
         cmocka_unit_test(test_full_training_takes_what_is_planned),
+        cmocka_unit_test(test_shares_take_what_is_planned),
         cmocka_unit_test(test_lora_takes_what_is_planned),
         cmocka_unit_test(test_qlora_takes_what_is_planned),
     };

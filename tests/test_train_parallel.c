@@ -118,9 +118,11 @@ static void read_weights(const struct trainer *trainer, struct result *result) {
     float *next = result->weights;
     for (int i = 0; i < trainer->optimizer.count; i++) {
         const struct optimizer_slot *slot = &trainer->optimizer.slots[i];
-        struct weight master = optimizer_view(slot, slot->master);
-        weight_unpack(next, &master, 0, master.rows);
-        next += master.rows * master.cols;
+        struct weight_part parts[WEIGHT_PARTS];
+        struct weight master[WEIGHT_PARTS];
+        assert_int_equal(optimizer_views(slot, slot->master, parts, master), 1); /* the whole */
+        weight_unpack(next, master, 0, master->rows);
+        next += master->rows * master->cols;
     }
 }
 

@@ -52,6 +52,7 @@ now_ms() {
 kinds=(
     "1 train.seed=1"
     "2 train.seed=2"
+    "2 parallel.zero=2"
     "1 train.mode=lora lora.rank=4 lora.dropout=0.1 model.dtype=bf16"
     "2 train.mode=lora lora.rank=4 lora.dropout=0.1"
     "1 model.dtype=bf16 train.recompute=full"

@@ -25,14 +25,31 @@ static void slabs_free(struct slabs *slabs) {
     *slabs = (struct slabs){0};
 }
 
+/* A slab a rectangle of the slot. */
+static void push_slabs(struct slabs *slabs, const char *name, const struct optimizer_slot *slot,
+                       float *values) {
+    const struct param_slice *slice = &slot->param->slice;
+    struct weight_part parts[WEIGHT_PARTS];
+    struct weight views[WEIGHT_PARTS];
+    int count = optimizer_views(slot, values, parts, views);
+    for (int i = 0; i < count; i++)
+        slabs->items[slabs->count++] =
+            (struct checkpoint_slab){.name = name,
+                                     .rows = slice->rows,
+                                     .cols = slice->cols,
+                                     .first_row = slice->first_row + parts[i].first_row,
+                                     .first_col = slice->first_col + parts[i].first_col,
+                                     .values = views[i]};
+}
+
 /* The part of every trained tensor, and of its two moments, that is here, fp32. What several ranks
  * hold all of them read, and the first of them writes. */
 static enum status slabs_create(const struct trainer *t, bool to_write, struct slabs *slabs) {
     static const char *const prefixes[PARTS] = {"weights", "adam_m", "adam_v"};
     *slabs = (struct slabs){0};
-    if (to_write && t->comms.replicas.rank != 0) return STATUS_OK;
-    size_t count = (size_t)t->optimizer.count * PARTS;
-    slabs->items = calloc(count, sizeof *slabs->items);
+    if (to_write && t->dp.shares == 1 && t->comms.replicas.rank != 0) return STATUS_OK;
+    size_t count = (size_t)t->optimizer.count * PARTS + 1;
+    slabs->items = calloc(count * WEIGHT_PARTS, sizeof *slabs->items);
     slabs->names = calloc(count, sizeof *slabs->names);
     if (!slabs->items || !slabs->names) {
         slabs_free(slabs);
@@ -40,19 +57,12 @@ static enum status slabs_create(const struct trainer *t, bool to_write, struct s
     }
     for (int i = 0; i < t->optimizer.count; i++) {
         const struct optimizer_slot *slot = &t->optimizer.slots[i];
-        const struct param_slice *slice = &slot->param->slice;
         float *const values[PARTS] = {slot->master, slot->m, slot->v};
         if (to_write && !slot->param->primary) continue;
         for (int part = 0; part < PARTS; part++) {
-            char *name = slabs->names[slabs->count];
+            char *name = slabs->names[i * PARTS + part];
             snprintf(name, NAME_BYTES, "%s/%s", prefixes[part], slot->param->name);
-            slabs->items[slabs->count++] =
-                (struct checkpoint_slab){.name = name,
-                                         .rows = slice->rows,
-                                         .cols = slice->cols,
-                                         .first_row = slice->first_row,
-                                         .first_col = slice->first_col,
-                                         .values = optimizer_view(slot, values[part])};
+            push_slabs(slabs, name, slot, values[part]);
         }
     }
     return STATUS_OK;

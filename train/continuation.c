@@ -142,6 +142,7 @@ static const char *const free_keys[] = {"train.steps",
                                         "parallel.schedule",
                                         "parallel.chunks",
                                         "parallel.layers",
+                                        "parallel.zero",
                                         NULL};
 
 struct check {

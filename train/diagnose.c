@@ -52,9 +52,13 @@ struct finding {
     char name[NAME_BYTES];
 };
 
-static void find_weight(struct finding *finding, const struct param *params, int count) {
-    for (int i = 0; i < count && finding->place > PLACE_WEIGHTS; i++) {
-        if (!params[i].w.data || weight_finite(&params[i].w)) continue;
+/* Sharded ones are brought, whatever this rank found before: the others do the same. */
+static void find_weight(struct trainer *t, struct finding *finding, const struct param *params,
+                        int count) {
+    for (int i = 0; i < count; i++) {
+        if (!params[i].w.data) continue;
+        sharded_bring(&t->sharded, &params[i]);
+        if (finding->place == PLACE_WEIGHTS || weight_finite(&params[i].w)) continue;
         finding->place = PLACE_WEIGHTS;
         snprintf(finding->name, NAME_BYTES, "weight %s", params[i].name);
     }
@@ -107,17 +111,18 @@ static void find_activation(struct trainer *t, struct finding *finding) {
 }
 
 static void find_gradient(const struct trainer *t, struct finding *finding) {
-    for (int i = 0; i < t->param_count && finding->place > PLACE_GRADIENTS; i++) {
-        if (weight_finite(&t->params[i]->grad)) continue;
+    for (int i = 0; i < t->optimizer.count && finding->place > PLACE_GRADIENTS; i++) {
+        const struct optimizer_slot *slot = &t->optimizer.slots[i];
+        if (floats_finite(slot->piece.grad, slot->piece.count)) continue;
         finding->place = PLACE_GRADIENTS;
-        snprintf(finding->name, NAME_BYTES, "gradient of %s", t->params[i]->name);
+        snprintf(finding->name, NAME_BYTES, "gradient of %s", slot->param->name);
     }
 }
 
 static struct finding find(struct trainer *t, double loss) {
     struct finding finding = {.place = PLACE_NONE, .name = "the sum over ranks"};
-    find_weight(&finding, t->model.params, t->model.param_count);
-    if (t->trained) find_weight(&finding, t->adapter.params, t->adapter.param_count);
+    find_weight(t, &finding, t->model.params, t->model.param_count);
+    if (t->trained) find_weight(t, &finding, t->adapter.params, t->adapter.param_count);
     find_activation(t, &finding); /* in any case: who share layers or stages run together */
     if (finding.place > PLACE_LOGITS && !isfinite(loss)) {
         finding.place = PLACE_LOGITS;
@@ -147,17 +152,24 @@ enum status diagnose_nonfinite(struct trainer *t, double loss, struct diagnosis 
     return settle(t, finding.place, finding.name, diagnosis);
 }
 
+/* Of a tensor's gradient, over the ranks that share it. Collective over them. */
+static double square_sum(struct trainer *t, const struct param *param) {
+    struct dp_piece piece = dp_piece(&t->dp, param);
+    double sum = 0.0;
+    t->kernels->sum_squares(&t->ws.stream, &sum, piece.grad, piece.count);
+    dp_sum_shares(&t->dp, &sum, 1);
+    return sum;
+}
+
 enum status diagnose_largest(struct trainer *t, struct diagnosis *diagnosis) {
     const struct comm *world = &t->parallel->world;
     double largest = -1.0, over_ranks;
     char name[NAME_BYTES] = "";
-    for (int i = 0; i < t->optimizer.count; i++) {
-        const struct optimizer_slot *slot = &t->optimizer.slots[i];
-        double sum = 0.0;
-        t->kernels->sum_squares(&t->ws.stream, &sum, slot->param->grad.data, slot->elements);
+    for (int i = 0; i < t->param_count; i++) {
+        double sum = square_sum(t, t->params[i]);
         if (!(sum > largest)) continue;
         largest = sum;
-        snprintf(name, sizeof name, "gradient of %s", slot->param->name);
+        snprintf(name, sizeof name, "gradient of %s", t->params[i]->name);
     }
     over_ranks = largest;
     comm_all_reduce(&t->parallel->world, &t->ws.stream, &over_ranks, 1, DTYPE_F64, COMM_MAX);

@@ -159,6 +159,10 @@ static const struct config_row parallel_rows[] = {
     {"layers", CONFIG_LIST, FIELD(parallel_options, layers), "",
      .help = "layers of each part of the pipeline, pp * chunks numbers in the model's order; empty "
              "balances them by cost"},
+    {"zero", CONFIG_INT, FIELD(parallel_options, zero), "0", .low = 0, .high = 3,
+     .help =
+         "what data-parallel ranks share instead of each having all of it: 1 optimizer state, 2 "
+         "gradients too, 3 weights too"},
 };
 
 void run_options_tables(struct run_options *options, struct config_table tables[RUN_TABLES]) {

@@ -65,6 +65,7 @@ struct parallel_options {
     bool sequence;             /* core/sequence.h, where tp is above 1 */
     int schedule;              /* enum schedule_kind */
     int64_t chunks;            /* layer ranges a stage holds */
+    int64_t zero;              /* what the replicas share (parallel/data_parallel.h) */
     struct config_list layers; /* of each part, in the model's order; empty: balanced */
 };
 

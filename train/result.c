@@ -93,7 +93,7 @@ static enum status write_from_checkpoint(const struct trainer *t, const char *pa
 
 /* Whether every rank has all of the model. */
 static bool is_whole(const struct trainer *t) {
-    return t->mesh.size[MESH_TP] == 1 && t->mesh.size[MESH_PP] == 1;
+    return t->mesh.size[MESH_TP] == 1 && t->mesh.size[MESH_PP] == 1 && t->sharded.unit_count == 0;
 }
 
 enum status result_export(const struct trainer *t) {

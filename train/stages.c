@@ -156,11 +156,23 @@ static struct batch view_batch(const struct stages_walk *walk, int microbatch,
     return batch;
 }
 
+/* Where replicas wait for each other in every pass (parallel.zero 2 and 3), one without samples
+ * goes through it all the same, and computes nothing. */
+static bool passes_empty(const struct trainer *t) {
+    return t->dp.zero >= 2;
+}
+
+static struct exec exec_for(const struct trainer *t, const struct batch *batch) {
+    struct exec exec = t->ws.exec;
+    if (batch->tokens == 0) exec.k = kernels_nothing(exec.k->act);
+    return exec;
+}
+
 static int64_t elements_of(void *context, int microbatch) {
     const struct stages_walk *walk = context;
     const struct trainer *t = walk->trainer;
     int64_t tokens = walk->batches[microbatch].tokens;
-    if (tokens == 0) return PIPELINE_EMPTY;
+    if (tokens == 0) return passes_empty(t) ? 0 : PIPELINE_EMPTY;
     return sequence_part(&t->ws.exec, tokens).count * t->model.config.hidden;
 }
 
@@ -185,7 +197,8 @@ static const void *run_forward(void *context, const struct action *action, void 
     stage_acts_set_input(acts, part, input);
     t->ws.stream.where.microbatch = walk->training ? action->microbatch : WHERE_NO_MICROBATCH;
     struct trace_span trace = begin_layers(walk, TRACE_FORWARD, action);
-    stage_forward(&t->ws.exec, part, &batch, acts);
+    const struct exec exec = exec_for(t, &batch);
+    stage_forward(&exec, part, &batch, acts);
     if (walk->training) trace_end(&t->trace, &trace); /* validation is one span already */
     t->ws.stream.where = (struct where){0};
     if (walk->visit) walk->visit(t, part, acts, batch.tokens, walk->context);
@@ -199,7 +212,8 @@ static const void *run_forward_and_loss(void *context, const struct action *acti
     const void *hidden = run_forward(context, action, input);
     struct adapter_span span;
     const struct batch batch = view_batch(walk, action->microbatch, &span);
-    if (part->shard.head) head_loss(&t->ws.exec, part, &batch, hidden, NULL, &walk->loss, NULL);
+    const struct exec exec = exec_for(t, &batch);
+    if (part->shard.head) head_loss(&exec, part, &batch, hidden, NULL, &walk->loss, NULL);
     return hidden;
 }
 
@@ -215,7 +229,8 @@ static void run_loss(struct stages_walk *walk, const struct action *action,
     struct trainer *t = walk->trainer;
     struct trace_span trace =
         trace_begin(&t->trace, TRACE_LOSS, action->microbatch, TRACE_NONE, TRACE_NONE);
-    head_loss(&t->ws.exec, &t->parts[action->chunk], batch, hidden, d, &walk->loss, NULL);
+    const struct exec exec = exec_for(t, batch);
+    head_loss(&exec, &t->parts[action->chunk], batch, hidden, d, &walk->loss, NULL);
     trace_end(&t->trace, &trace);
 }
 
@@ -227,7 +242,8 @@ static void run_loss_and_backward(struct stages_walk *walk, const struct action 
     if (part->shard.head) run_loss(walk, action, batch, acts->hidden, d);
     struct trace_span trace =
         begin_layers(walk, batch->weights_later ? TRACE_BACKWARD_INPUT : TRACE_BACKWARD, action);
-    stage_backward(&t->ws.exec, part, batch, acts, d, done, t);
+    const struct exec exec = exec_for(t, batch);
+    stage_backward(&exec, part, batch, acts, d, done, t);
     trace_end(&t->trace, &trace);
 }
 
@@ -235,8 +251,8 @@ static void run_backward_weights(struct stages_walk *walk, const struct action *
                                  const struct batch *batch, stage_layer_done *done) {
     struct trainer *t = walk->trainer;
     struct trace_span trace = begin_layers(walk, TRACE_BACKWARD_WEIGHT, action);
-    stage_backward_weights(&t->ws.exec, &t->parts[action->chunk], batch, acts_of(t, action), done,
-                           t);
+    const struct exec exec = exec_for(t, batch);
+    stage_backward_weights(&exec, &t->parts[action->chunk], batch, acts_of(t, action), done, t);
     trace_end(&t->trace, &trace);
 }
 
@@ -245,15 +261,18 @@ static void run_backward(void *context, const struct action *action, void *d) {
     struct stages_walk *walk = context;
     struct trainer *t = walk->trainer;
     bool later = stages_weights_later(t), last = action->microbatch == t->micro_count - 1;
-    stage_layer_done *done = last ? reduce_layer : NULL;
+    bool reports = dp_reports(&t->dp, last), weights = action->kind == ACTION_BACKWARD_WEIGHT;
+    stage_layer_done *done = reports ? reduce_layer : NULL;
     struct adapter_span span;
     struct batch batch = view_batch(walk, action->microbatch, &span);
     batch.weights_later = later;
     t->ws.stream.where.microbatch = action->microbatch;
-    if (action->kind != ACTION_BACKWARD_WEIGHT)
+    if (!weights)
         run_loss_and_backward(walk, action, &batch, d, later ? NULL : done);
     else if (later)
         run_backward_weights(walk, action, &batch, done);
+    if (reports && !last && weights == later)
+        tensor_parallel_reset(&t->tensor, &t->parts[action->chunk].shard);
     t->ws.stream.where = (struct where){0};
 }
 
@@ -277,7 +296,6 @@ void stages_sum_tied(struct trainer *t) {
     const struct param *tied = tied_embedding(t);
     if (!tied) return;
     assert(t->comms.ends.size == 2);
-    const struct weight *d = &tied->grad;
-    comm_all_reduce(&t->comms.ends, &t->ws.stream, d->data,
-                    weight_elements(d->layout, d->rows, d->cols), DTYPE_F32, COMM_SUM);
+    const struct dp_piece mine = dp_piece(&t->dp, tied); /* the same share on both */
+    comm_all_reduce(&t->comms.ends, &t->ws.stream, mine.grad, mine.count, DTYPE_F32, COMM_SUM);
 }

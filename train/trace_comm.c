@@ -111,6 +111,21 @@ static void watched_start_all_reduce(struct comm *comm, struct stream *s, void *
     leave_started(comm, &event, request, "all_reduce");
 }
 
+static void watched_start_reduce_scatter(struct comm *comm, struct stream *s, void *out,
+                                         const void *in, void *scratch, int64_t count,
+                                         enum dtype type, struct comm_request *request) {
+    struct trace_event event = enter(comm, TRACE_COLLECTIVE, "start_reduce_scatter", count);
+    comm_start_reduce_scatter(&watched(comm)->inner, s, out, in, scratch, count, type, request);
+    leave_started(comm, &event, request, "reduce_scatter");
+}
+
+static void watched_start_all_gather(struct comm *comm, struct stream *s, void *out, const void *in,
+                                     int64_t count, enum dtype type, struct comm_request *request) {
+    struct trace_event event = enter(comm, TRACE_COLLECTIVE, "start_all_gather", count);
+    comm_start_all_gather(&watched(comm)->inner, s, out, in, count, type, request);
+    leave_started(comm, &event, request, "all_gather");
+}
+
 static void watched_start_send(struct comm *comm, struct stream *s, const void *buffer,
                                int64_t count, enum dtype type, int to,
                                struct comm_request *request) {
@@ -157,7 +172,7 @@ static void watched_close(struct comm *comm) {
 }
 
 /* An op that this file doesn't forward would be called through NULL. */
-_Static_assert(sizeof(struct comm_ops) == 14 * sizeof(void (*)(void)), "every op is forwarded");
+_Static_assert(sizeof(struct comm_ops) == 16 * sizeof(void (*)(void)), "every op is forwarded");
 
 static const struct comm_ops watched_ops = {
     .all_reduce = watched_all_reduce,
@@ -169,6 +184,8 @@ static const struct comm_ops watched_ops = {
     .recv = watched_recv,
     .barrier = watched_barrier,
     .start_all_reduce = watched_start_all_reduce,
+    .start_reduce_scatter = watched_start_reduce_scatter,
+    .start_all_gather = watched_start_all_gather,
     .start_send = watched_start_send,
     .start_recv = watched_start_recv,
     .test = watched_test,

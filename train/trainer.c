@@ -6,6 +6,7 @@
 #include "core/memory.h"
 #include "kernels/base/units.h"
 #include "train/checkpoints.h"
+#include "train/sharded_model.h"
 #include "train/stages.h"
 
 #include <math.h>
@@ -40,6 +41,10 @@ static enum status place_rank(struct trainer *t, int rank, int ranks) {
         return status_fail(STATUS_UNSUPPORTED,
                            "this version has no context parallelism: parallel.cp is 1");
     TRY(mesh_create(&t->mesh, ranks, &degrees));
+    if (o->zero >= 2 && o->pp > 1 && o->schedule == PIPELINE_ZB_H1)
+        return status_fail(STATUS_UNSUPPORTED,
+                           "parallel.zero 2 and 3 need all gradients of a layer at once: choose "
+                           "another parallel.schedule than zb-h1");
     t->place = mesh_place(&t->mesh, rank);
     return STATUS_OK;
 }
@@ -77,6 +82,7 @@ static enum status open_model(struct trainer *t) {
     struct shard shard;
     TRY(read_model_config(t, &config));
     TRY(stages_shard(o, &t->mesh, &t->place, &config, &shard));
+    if (o->parallel.zero == 3) return sharded_model_open(t, &config, &shard, matrix_layout(t));
     if (!*o->model.path) {
         TRY(model_create(&t->model, &config, &shard, matrix_layout(t)));
         model_init_random(&t->model, (uint64_t)o->train.seed, (float)o->model.init_std, t->threads);
@@ -231,16 +237,22 @@ static enum status push_batches(struct trainer *t, struct arena *arena) {
 }
 
 static enum status push_gradients(struct trainer *t, struct arena *arena) {
+    const struct dp_options options = {.comm = &t->comms.replicas,
+                                       .stream = &t->ws.stream,
+                                       .layers = t->model.config.layers,
+                                       .bucket_bytes = DP_BUCKET_BYTES,
+                                       .zero = (int)t->options->parallel.zero,
+                                       .tied = t->model.config.tied && !t->trained,
+                                       .weights_sharded = t->sharded.unit_count && !t->trained};
     dp_free(&t->dp);
-    TRY(dp_plan(&t->dp, &t->comms.replicas, &t->ws.stream, t->params, t->param_count,
-                t->model.config.layers, DP_BUCKET_BYTES, arena));
+    TRY(dp_plan(&t->dp, &options, t->params, t->param_count, arena));
     return tensor_parallel_plan(&t->tensor, &t->ws.stream, t->params, t->param_count,
                                 t->model.config.layers, splits_sequence(t), arena);
 }
 
 static enum status push_optimizer(struct trainer *t, struct arena *arena) {
     optimizer_free(&t->optimizer);
-    return optimizer_plan(&t->optimizer, t->params, t->param_count, arena);
+    return optimizer_plan(&t->optimizer, &t->dp, &t->sharded, t->params, t->param_count, arena);
 }
 
 static enum status count_arenas(struct trainer *t, struct trainer_memory *memory) {
@@ -270,12 +282,20 @@ static enum status count_trained(struct trainer *t) {
     return stream_check(&t->ws.stream);
 }
 
+static void layer_begins(void *context, int layer, bool backward) {
+    struct trainer *t = context;
+    sharded_begin(&t->sharded, layer, backward);
+    if (backward) dp_layer_begins(&t->dp, layer);
+}
+
 static enum status open_memory(struct trainer *t) {
     struct trainer_memory bytes;
     struct workspace_parts parts;
     TRY(count_arenas(t, &bytes));
     const struct workspace_plan plan = plan_workspace(t, &parts);
     TRY(workspace_open(&t->ws, &t->model, t->kernels, t->threads, &t->comms.comm[MESH_TP], &plan));
+    t->watch = (struct exec_watch){layer_begins, t};
+    t->ws.exec.watch = &t->watch;
     TRY(arena_create(&t->batches, "batches", bytes.batches));
     TRY(push_batches(t, &t->batches));
     stages_connect(t);
@@ -334,13 +354,25 @@ static enum status describe_adapter(struct trainer *t, struct arena *factors) {
     return adapter_describe(&t->adapter, &t->model, &config, factors);
 }
 
+/* What layouts ask of a communicator that is not open. */
+static void place_replica(struct trainer *t) {
+    t->comms.replicas =
+        (struct comm){.rank = t->place.at[MESH_DP] * t->mesh.size[MESH_CP] + t->place.at[MESH_CP],
+                      .size = t->mesh.size[MESH_CP] * t->mesh.size[MESH_DP]};
+}
+
 static enum status plan_parts(struct trainer *t, int rank, int ranks,
                               struct trainer_memory *memory) {
     struct arena weights, factors;
     arena_count(&weights, "weights");
     arena_count(&factors, "adapter");
     TRY(place_rank(t, rank, ranks));
+    place_replica(t);
     TRY(describe_model(t, &weights));
+    if (t->options->parallel.zero == 3) {
+        arena_count(&weights, "weights");
+        TRY(sharded_plan(&t->sharded, &t->model, &t->comms.replicas, &t->ws.stream, &weights));
+    }
     TRY(stages_view(t));
     TRY(describe_adapter(t, &factors));
     TRY(list_trained(t));
@@ -483,7 +515,7 @@ void trainer_close(struct trainer *t) {
     optimizer_free(&t->optimizer);
     dp_free(&t->dp);
     tensor_parallel_close(&t->tensor);
-    tensor_parallel_close(&t->tensor);
+    sharded_free(&t->sharded);
     pipeline_free(&t->pipeline);
     free(t->parts);
     workspace_close(&t->ws);

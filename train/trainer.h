@@ -11,6 +11,7 @@
 #include "parallel/mesh.h"
 #include "parallel/parallel.h"
 #include "parallel/pipeline.h"
+#include "parallel/sharded_weights.h"
 #include "parallel/tensor_parallel.h"
 #include "train/guard.h"
 #include "train/optimizer.h"
@@ -37,8 +38,9 @@ struct trainer {
 
     struct tokenizer *tokenizer; /* NULL when none was found */
     struct model model;
-    struct adapter adapter;        /* train.mode lora */
-    const struct adapter *trained; /* &adapter or NULL */
+    struct sharded_weights sharded; /* parallel.zero 3 */
+    struct adapter adapter;         /* train.mode lora */
+    const struct adapter *trained;  /* &adapter or NULL */
     int param_count;
     struct param **params;    /* what is trained, of this rank */
     int64_t trained_elements; /* of the whole model, without padding */
@@ -47,6 +49,7 @@ struct trainer {
     struct dp dp;
     struct optimizer optimizer;
     struct workspace ws;
+    struct exec_watch watch;
     struct arena gradients, optimizer_state, batches;
     struct model *parts;      /* (chunks) those of the model that a microbatch goes through */
     struct pipeline pipeline; /* how it does; one stage is a pipeline too */
