@@ -257,6 +257,13 @@ static enum status count_arenas(struct trainer *t, struct trainer_memory *memory
     return STATUS_OK;
 }
 
+/* What the library takes while it sums `gradients` bytes over replicas. */
+static size_t sums_bytes(const struct trainer *t, size_t gradients) {
+    int replicas = t->mesh.size[MESH_DP] * t->mesh.size[MESH_CP];
+    if (replicas == 1) return 0;
+    return gradients < COMM_SUMS_BYTES ? gradients : COMM_SUMS_BYTES;
+}
+
 /* Elements of the whole model's trained parameters; a tied embedding is on two stages. */
 static enum status count_trained(struct trainer *t) {
     t->trained_elements = 0;
@@ -350,6 +357,7 @@ static enum status plan_parts(struct trainer *t, int rank, int ranks,
     const struct workspace_plan plan = plan_workspace(t, &parts);
     TRY(workspace_count(&t->model, activations_dtype(t), &plan, &memory->activations,
                         &memory->scratch));
+    memory->scratch += sums_bytes(t, memory->gradients);
     memory->weights = weights.peak;
     memory->adapter = factors.peak;
     return STATUS_OK;
@@ -517,6 +525,7 @@ struct trainer_memory trainer_memory(const struct trainer *t) {
                                    .gradients = t->gradients.used,
                                    .optimizer = t->optimizer_state.used,
                                    .activations = t->ws.held.used,
-                                   .scratch = t->ws.scratch.capacity,
+                                   .scratch =
+                                       t->ws.scratch.capacity + sums_bytes(t, t->gradients.used),
                                    .batches = t->batches.used};
 }
