@@ -194,10 +194,10 @@ static enum status plan_steps(struct trainer *t) {
     const struct train_options *o = &t->options->train;
     double samples = o->epochs * (double)loader_sequences(t->train);
     t->steps = o->steps ? o->steps : (int64_t)ceil(samples / (double)o->global_batch);
-    if (o->warmup <= t->steps) return STATUS_OK;
+    if (o->warmup < t->steps) return STATUS_OK;
     return status_fail(
         STATUS_CONFIG,
-        "train.warmup %lld is above the run's %lld steps: the rate would never reach "
+        "train.warmup %lld is not below the run's %lld steps: the rate would never reach "
         "train.lr",
         (long long)o->warmup, (long long)t->steps);
 }
