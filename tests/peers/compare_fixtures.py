@@ -70,6 +70,9 @@ def main():
             ours, theirs = (json.loads((d / path).read_text()) for d in (fresh, FIXTURES))
             same = ours == theirs
             checks.say(same, str(path), "equal" if same else "differs")
+        elif path.suffix == ".model":
+            same = (fresh / path).read_bytes() == (FIXTURES / path).read_bytes()
+            checks.say(same, str(path), "equal" if same else "differs")
         else:
             compare_tensors(checks, str(path), fresh / path, FIXTURES / path)
     return checks.finish()
