@@ -46,7 +46,17 @@ class Training:
     `train`, further keys of that section, says nothing else."""
 
     def __init__(
-        self, name, model, sequences, *, steps=20, clip=0.0, lora=None, weights="auto", train=None
+        self,
+        name,
+        model,
+        sequences,
+        *,
+        steps=20,
+        clip=0.0,
+        lora=None,
+        weights="auto",
+        dtype="fp32",
+        train=None,
     ):
         self.directory = scratch(name, "run")
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -55,7 +65,7 @@ class Training:
         vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
         strata("data", "tokenize", jsonl, "--vocabulary", vocabulary, "--out", tokens)
         config = {
-            "model": {"path": str(model), "dtype": "fp32", "weights": weights},
+            "model": {"path": str(model), "dtype": dtype, "weights": weights},
             "data": {
                 "train": [str(tokens)],
                 "sequence_length": max(map(len, sequences)),
