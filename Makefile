@@ -4,7 +4,7 @@ JOBS   ?= $(shell nproc)
 export OMPI_ALLOW_RUN_AS_ROOT = 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 
-.PHONY: all help build deps deps-slurm demo test soak peers bench format format-check asan tsan fuzz clean
+.PHONY: all help build program deps deps-slurm demo test soak peers bench format format-check asan tsan fuzz clean
 
 all: build
 
@@ -13,7 +13,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Debian's packages, by name; asks for root only when one is missing.
-PACKAGES = build-essential cmake ninja-build pkg-config openmpi-bin libopenmpi-dev libhdf5-dev \
+PACKAGES = git make build-essential cmake ninja-build pkg-config openmpi-bin libopenmpi-dev libhdf5-dev \
   hdf5-tools libmicrohttpd-dev libjansson-dev libpcre2-dev libutf8proc-dev libyaml-dev libxxhash-dev \
   libcurl4-openssl-dev libcmocka-dev libopenblas-dev libdnnl-dev clang clang-format \
   libclang-rt-14-dev curl iproute2 jq python3 python3-venv
@@ -41,8 +41,12 @@ build: deps ## build/strata and the tests; what plain `make` does
 	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
 	cmake --build $(BUILD) -j $(JOBS)
 
+program: deps ## build/strata alone
+	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
+	cmake --build $(BUILD) -j $(JOBS) --target strata
+
 # LoRA fine-tuning of the bundled model on two ranks, evaluation, serving, a question by HTTP.
-demo: build ## fine-tune the bundled model on two ranks, evaluate it, serve it, ask it
+demo: program ## fine-tune the bundled model on two ranks, evaluate it, serve it, ask it
 	configs/demo/run.sh
 
 test: build ## every test (minutes); BUILD=DIR and JOBS=N choose folder and processes

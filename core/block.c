@@ -177,15 +177,22 @@ static void mlp_output_forward(const struct exec *exec, const struct model *mode
     arena_release(exec->scratch, mark);
 }
 
-void block_recompute(const struct exec *exec, const struct model *model, int layer,
-                     const struct batch *batch, const float *rope_table, struct block_acts *acts) {
+/* Everything that backward needs; the block's output is made of it. */
+static void all_but_output(const struct exec *exec, const struct model *model, int layer,
+                           const struct batch *batch, const float *rope_table,
+                           struct block_acts *acts) {
     attention_half_forward(exec, model, layer, batch, rope_table, acts);
     mlp_inputs_forward(exec, model, layer, batch, acts);
 }
 
+void block_recompute(const struct exec *exec, const struct model *model, int layer,
+                     const struct batch *batch, const float *rope_table, struct block_acts *acts) {
+    all_but_output(exec, model, layer, batch, rope_table, acts);
+}
+
 void block_forward(const struct exec *exec, const struct model *model, int layer,
                    const struct batch *batch, const float *rope_table, struct block_acts *acts) {
-    block_recompute(exec, model, layer, batch, rope_table, acts);
+    all_but_output(exec, model, layer, batch, rope_table, acts);
     mlp_output_forward(exec, model, layer, batch, acts);
 }
 

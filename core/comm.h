@@ -14,6 +14,9 @@
 
 enum comm_sum { COMM_SUM, COMM_MAX, COMM_MIN };
 
+/* What the library takes besides the buffers for started sums of a communicator, at most. */
+enum { COMM_SUMS_BYTES = 32 << 20 };
+
 struct comm;
 
 /* A started collective; wait() ends it. Zeroed = nothing in flight. */
@@ -41,7 +44,9 @@ struct comm_ops {
                  int to);
     void (*recv)(struct comm *, struct stream *, void *buffer, int64_t count, enum dtype, int from);
     void (*barrier)(struct comm *, struct stream *);
-    /* Non-blocking sum in place; the buffer is the library's until wait. */
+    /* Non-blocking sum in place; the buffer is the library's until wait. What passes
+     * COMM_SUMS_BYTES moves on in test and wait of any sum of this communicator, so a rank that
+     * waits needs the others to come there too. */
     void (*start_all_reduce)(struct comm *, struct stream *, void *buffer, int64_t count,
                              enum dtype, struct comm_request *);
     /* send and recv without waiting; the buffer is the library's until wait. Between two ranks

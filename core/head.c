@@ -22,25 +22,46 @@ static void project(const struct exec *exec, const struct model *model, float *l
     exec->k->matmul_forward(exec->stream, &args);
 }
 
-/* logits (count, V): my columns `part`, the other ranks' from them. */
-static void gather_columns(const struct exec *exec, const struct model *model, float *logits,
-                           const float *part, int64_t count) {
-    int64_t whole = model->config.vocab, mine = model->local.vocab;
-    int64_t first = model_head(model)->slice.first_row;
-    if (exec->scratch->counting) return;
-    memset(logits, 0, (size_t)(count * whole) * sizeof *logits);
-    for (int64_t i = 0; i < count; i++)
-        memcpy(logits + i * whole + first, part + i * mine, (size_t)mine * sizeof *logits);
-    comm_all_reduce_ordered(exec->tp, exec->stream, logits, count * whole, DTYPE_F32);
+/* Where my columns of `count` rows go: among those of all ranks (size, count, room). */
+struct columns {
+    int64_t room; /* columns of the largest slice */
+    float *all, *mine;
+};
+
+static struct columns push_columns(const struct exec *exec, const struct model *model,
+                                   int64_t count) {
+    const struct comm *tp = exec->tp;
+    struct columns columns = {.room = (model->config.vocab + tp->size - 1) / tp->size};
+    columns.all = scratch_f32(exec, tp->size * count * columns.room);
+    columns.mine = columns.all + tp->rank * count * columns.room;
+    return columns;
 }
 
+/* logits (count, V) from every rank's columns. */
+static void gather_columns(const struct exec *exec, const struct model *model, float *logits,
+                           const struct columns *columns, int64_t count) {
+    int64_t part = count * columns->room;
+    if (exec->scratch->counting) return;
+    comm_all_gather(exec->tp, exec->stream, columns->all, columns->mine, part, DTYPE_F32);
+    struct shard shard = model->shard;
+    for (shard.tp_rank = 0; shard.tp_rank < exec->tp->size; shard.tp_rank++) {
+        struct shard_range range = shard_range(&shard, &model->config, DIM_VOCAB);
+        for (int64_t i = 0; i < count; i++)
+            memcpy(logits + i * model->config.vocab + range.first,
+                   columns->all + shard.tp_rank * part + i * range.count,
+                   (size_t)range.count * sizeof *logits);
+    }
+}
+
+/* The columns of a rank that has all of them are the logits. */
 void head_logits(const struct exec *exec, const struct model *model, float *logits,
                  const void *hidden, const int32_t *rows, int64_t count) {
     int64_t width = model->config.hidden;
     size_t mark = arena_mark(exec->scratch), row_bytes = act_bytes(exec, width);
     char *gathered = scratch_act(exec, count * width);
-    bool whole = exec->tp->size == 1;
-    float *part = whole ? logits : scratch_f32(exec, count * model->local.vocab);
+    bool whole = model->local.vocab == model->config.vocab;
+    struct columns columns = {.mine = logits};
+    if (!whole) columns = push_columns(exec, model, count);
     assert(!exec->sequence || exec->scratch->counting);
     exec_begin_layer(exec, model->config.layers, false);
     if (!exec->scratch->counting)
@@ -48,8 +69,8 @@ void head_logits(const struct exec *exec, const struct model *model, float *logi
             memcpy(gathered + (size_t)i * row_bytes,
                    (const char *)hidden + (size_t)rows[i] * row_bytes, row_bytes);
     final_norm(exec, model, gathered, NULL, gathered, count);
-    project(exec, model, part, gathered, count);
-    if (!whole) gather_columns(exec, model, logits, part, count);
+    project(exec, model, columns.mine, gathered, count);
+    if (!whole) gather_columns(exec, model, logits, &columns, count);
     arena_release(exec->scratch, mark);
 }
 

@@ -419,3 +419,10 @@ int64_t model_config_parameters(const struct model_config *config) {
     }
     return total;
 }
+
+double model_config_training_flops(const struct model_config *config, int64_t length, bool frozen) {
+    double matrices = (double)model_config_parameters(config);
+    if (!config->tied) matrices -= (double)(config->vocab * config->hidden);
+    double attention = 6.0 * config->layers * config->heads * config->head_dim * (double)length;
+    return (frozen ? 4.0 : 6.0) * matrices + attention;
+}

@@ -70,4 +70,11 @@ enum status model_config_write_hf(const struct model_config *config, char **json
 /* Parameters in all, embeddings included once when tied. */
 int64_t model_config_parameters(const struct model_config *config);
 
+/* FLOPs of training on a token of sequences of `length`: 6 N' + 12 L H D length / 2 where all
+ * weights are trained, 4 N' + ... where they are `frozen` beside an adapter (no gradients of their
+ * own; the adapter's FLOPs aren't counted). N' = parameters without the embedding look-up, whose
+ * matrix counts where it is the head too; half the length is the mean reach of causal attention.
+ * Recomputation isn't counted. */
+double model_config_training_flops(const struct model_config *config, int64_t length, bool frozen);
+
 #endif

@@ -41,12 +41,8 @@ enum weight_when {
     WHEN_UNTIED
 };
 enum weight_shard { SHARD_NONE, SHARD_ROWS, SHARD_COLS }; /* under tensor parallelism */
-enum weight_order {
-    ORDER_PLAIN,
-    ORDER_ROPE_Q,
-    ORDER_ROPE_K
-}; /* GGUF permutes these rows for
-     interleaved RoPE (llama family) */
+/* GGUF permutes rows of ROPE_Q and ROPE_K for interleaved RoPE (llama family). */
+enum weight_order { ORDER_PLAIN, ORDER_ROPE_Q, ORDER_ROPE_K };
 
 struct weight_row {
     const char *hf;     /* Hugging Face's name; %d is the layer */

@@ -1,13 +1,13 @@
 /* Matrix products with a packed weight.
  *
- * The rule of every forward: an output element is one chain of fused multiply-adds over k = 0, 1,
- * 2,
- * ... in fp32 (starting from 0, or from y when accumulating; the bias is added last). The chain
- * depends on its own row and column alone, so one row (decode) and 512 (prefill) give the same
- * bits, for any number of threads. bf16 weights are widened exactly, so a bf16 panel gives the bits
- * of the fp32 panel with the same values. One table departs from that chain, by its instructions:
- * avx512_bf16 multiplies bf16 activations with bf16 weights by VDPBF16PS, a chain over the pairs
- * (0, 1), (2, 3), ... whose two products are added as that instruction does; subnormals count as 0.
+ * The rule of every forward: an output element is one chain of fused multiply-adds over k = 0, 1, 2
+ * and so on in fp32 (starting from 0, or from y when accumulating; the bias is added last). The
+ * chain depends on its own row and column alone, so one row (decode) and 512 (prefill) give the
+ * same bits, for any number of threads. bf16 weights are widened exactly, so a bf16 panel gives the
+ * bits of the fp32 panel with the same values. One table departs from that chain, by its
+ * instructions: avx512_bf16 multiplies bf16 activations with bf16 weights by VDPBF16PS, a chain
+ * over the pairs (0, 1), (2, 3), ... whose two products are added as that instruction does;
+ * subnormals count as 0.
  *
  * A quantized weight (kernels/pack.h) stands for the panel of act's type that has its values: fp32,
  * or rounded to bf16 where activations are bf16. Its forward has the bits of that panel. It is

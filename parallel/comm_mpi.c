@@ -1,6 +1,7 @@
 #include "parallel/comm_mpi.h"
 #include "kernels/base/units.h"
 #include "parallel/comm_fold.h"
+#include "parallel/comm_sums.h"
 
 #include <assert.h>
 #include <mpi.h>
@@ -21,11 +22,13 @@ struct mpi_state {
     char *scratch; /* SCRATCH_BYTES */
     struct rings *rings;
     struct ring *ring; /* what is called here; NULL: not recorded */
+    struct comm_sums sums;
 };
 
 /* What was started: one MPI request a piece. */
 struct flight {
     struct ring_call call;
+    struct comm_sum_job sum; /* of an all-reduce, whose count is above 0 */
     int count;
     /* Of a reduce-scatter: what all ranks sent of my slice, borrowed, and where its sum goes. */
     void *rows, *out;
@@ -98,6 +101,11 @@ static int64_t piece_elements(const struct comm *comm, enum dtype type) {
     return elements < 1 ? 1 : elements;
 }
 
+/* In the largest message of a sum, of which MPI keeps a temporary of up to `bytes`. */
+static int64_t sum_piece_elements(const struct comm *comm, enum dtype type, int64_t bytes) {
+    return min_i64(bytes / (int64_t)dtype_bytes(type, 1), piece_elements(comm, type));
+}
+
 static char *at(const void *base, int64_t element, enum dtype type) {
     return (char *)base + element * (int64_t)dtype_bytes(type, 1);
 }
@@ -168,7 +176,7 @@ static void mpi_all_reduce(struct comm *comm, struct stream *s, void *buffer, in
         ordered(comm, s, RING_ALL_REDUCE, buffer, count, type, sum);
         return;
     }
-    int64_t piece = piece_elements(comm, type);
+    int64_t piece = sum_piece_elements(comm, type, COMM_SUMS_BYTES);
     struct ring_call call = enter(comm, s, RING_ALL_REDUCE, count, type, RING_NO_PEER);
     for (int64_t done = 0; done < count; done += piece) {
         int code =
@@ -298,6 +306,13 @@ static struct flight *open_flight(struct comm *comm, struct stream *s, enum ring
     return flight;
 }
 
+/* failed() for started sums, which then are given up. */
+static bool sum_failed(struct comm *comm, struct stream *s, const char *op, int code) {
+    if (!failed(comm, s, op, NO_PEER, code)) return false;
+    comm_sums_abandon(&state_of(comm)->sums);
+    return true;
+}
+
 static void mpi_start_all_reduce(struct comm *comm, struct stream *s, void *buffer, int64_t count,
                                  enum dtype type, struct comm_request *request) {
     assert(!request->state);
@@ -306,18 +321,17 @@ static void mpi_start_all_reduce(struct comm *comm, struct stream *s, void *buff
         ordered(comm, s, RING_START_ALL_REDUCE, buffer, count, type, COMM_SUM);
         return;
     }
-    int64_t piece = piece_elements(comm, type);
-    struct flight *flight = open_flight(comm, s, RING_START_ALL_REDUCE, RING_NO_PEER, count, type,
-                                        (count + piece - 1) / piece);
+    struct flight *flight =
+        open_flight(comm, s, RING_START_ALL_REDUCE, RING_NO_PEER, count, type, 0);
     request->state = flight;
     if (!flight) return;
-    for (int64_t done = 0; done < count; done += piece) {
-        int code = MPI_Iallreduce(MPI_IN_PLACE, at(buffer, done, type),
-                                  (int)min_i64(piece, count - done), mpi_type(type), MPI_SUM,
-                                  state_of(comm)->handle, &flight->requests[flight->count]);
-        if (failed(comm, s, "start_all_reduce", NO_PEER, code)) return;
-        flight->count++;
-    }
+    flight->sum =
+        (struct comm_sum_job){.data = buffer,
+                              .count = count,
+                              .piece = sum_piece_elements(comm, type, COMM_SUMS_PIECE_BYTES),
+                              .width = dtype_bytes(type, 1),
+                              .type = mpi_type(type)};
+    sum_failed(comm, s, "start_all_reduce", comm_sums_start(&state_of(comm)->sums, &flight->sum));
 }
 
 /* A flight of a message of `count` elements, in request->state; NULL when there is none. */
@@ -406,9 +420,30 @@ static bool mpi_test(struct comm *comm, struct stream *s, struct comm_request *r
     struct flight *flight = request->state;
     if (!flight || lost(s)) return true;
     int done = 0;
-    int code = MPI_Testall(flight->count, flight->requests, &done, MPI_STATUSES_IGNORE);
+    if (flight->sum.count > 0) {
+        if (sum_failed(comm, s, "test", comm_sums_test(&state_of(comm)->sums))) return true;
+        done = flight->sum.pieces_left == 0;
+    } else {
+        int code = MPI_Testall(flight->count, flight->requests, &done, MPI_STATUSES_IGNORE);
+        if (failed(comm, s, "test", NO_PEER, code)) return true;
+    }
     if (done) ring_leave(&flight->call);
-    return failed(comm, s, "test", NO_PEER, code) || done;
+    return done;
+}
+
+/* A lost peer's share never comes: what is under way is left to the end of the job. */
+static void wait_for(struct comm *comm, struct stream *s, struct flight *flight) {
+    struct comm_sums *sums = &state_of(comm)->sums;
+    if (lost(s)) {
+        comm_sums_abandon(sums);
+    } else if (flight->sum.count > 0) {
+        sum_failed(comm, s, "wait", comm_sums_wait(sums, &flight->sum));
+    } else {
+        int code = MPI_Waitall(flight->count, flight->requests, MPI_STATUSES_IGNORE);
+        if (!failed(comm, s, "wait", NO_PEER, code) && flight->rows)
+            comm_fold(flight->out, flight->rows, comm->size, flight->slice, flight->type, COMM_SUM,
+                      s->threads);
+    }
 }
 
 static void mpi_wait(struct comm *comm, struct stream *s, struct comm_request *request) {
@@ -416,12 +451,7 @@ static void mpi_wait(struct comm *comm, struct stream *s, struct comm_request *r
     if (!flight) return;
     ring_wait(&flight->call);
     request->state = NULL;
-    if (!lost(s)) { /* else what is under way is left to the end of the job */
-        int code = MPI_Waitall(flight->count, flight->requests, MPI_STATUSES_IGNORE);
-        if (!failed(comm, s, "wait", NO_PEER, code) && flight->rows)
-            comm_fold(flight->out, flight->rows, comm->size, flight->slice, flight->type, COMM_SUM,
-                      s->threads);
-    }
+    wait_for(comm, s, flight);
     ring_leave(&flight->call);
     free(flight);
 }
@@ -429,6 +459,7 @@ static void mpi_wait(struct comm *comm, struct stream *s, struct comm_request *r
 static void mpi_close(struct comm *comm) {
     struct mpi_state *state = state_of(comm);
     if (state) {
+        comm_sums_close(&state->sums);
         MPI_Comm_free(&state->handle);
         ring_close(state->rings, state->ring);
         free(state->scratch);
@@ -496,7 +527,8 @@ static enum status open_handle(struct comm *comm, const char *name, MPI_Comm han
     *comm = (struct comm){.ops = &mpi_ops, .name = name, .state = state};
     MPI_Comm_rank(handle, &comm->rank);
     MPI_Comm_size(handle, &comm->size);
-    int code = open_ring(state, comm);
+    int code = comm_sums_open(&state->sums, handle);
+    if (code == MPI_SUCCESS) code = open_ring(state, comm);
     if (code == MPI_SUCCESS) return STATUS_OK;
     mpi_close(comm);
     return open_failed(name, code);

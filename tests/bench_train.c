@@ -377,13 +377,6 @@ static int by_seconds(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double flops_per_token(const struct bench *b) {
-    const struct model_config *c = &b->model.config;
-    double matrices = (double)model_config_parameters(c) - (double)(c->vocab * c->hidden);
-    double reach = (double)b->o.context / 2.0;
-    return (b->trained ? 4.0 : 6.0) * matrices + 12.0 * c->layers * c->heads * c->head_dim * reach;
-}
-
 static int64_t trained_parameters(const struct bench *b) {
     int64_t count = 0;
     for (int i = 0; i < b->param_count; i++) count += b->params[i]->w.rows * b->params[i]->w.cols;
@@ -396,7 +389,8 @@ static void report(const struct bench *b, struct sample *samples, double peak) {
     qsort(samples, (size_t)o->steps, sizeof *samples, by_seconds);
     const struct sample *median = &samples[o->steps / 2];
     double rate = (double)(o->batch * o->context) / median->seconds, named = 0.0, products = 0.0;
-    double flops = rate * flops_per_token(b);
+    double flops =
+        rate * model_config_training_flops(&b->model.config, o->context, b->trained != NULL);
     for (int k = MATMUL_FORWARD; k <= MATMUL_WEIGHT; k++) products += median->kinds[k];
     printf("{\"variant\":\"%s%s%s\",\"tokens_per_s\":%.1f,\"median_s\":%.4f,\"fastest_s\":%.4f,"
            "\"slowest_s\":%.4f,\"gflops\":%.1f,\"peak_gflops\":%.1f,\"fma_ratio\":%.3f,"

@@ -1,11 +1,13 @@
 /* Loaded before the C library (LD_PRELOAD) by tests of `strata train`, so that what happens to a
- * writer of checkpoints happens at a moment that the test chose. It concerns files in folders of
+ * run happens at a moment that the test chose. What is about files concerns those in folders of
  * unfinished checkpoints alone.
  *   STRATA_TEST_KILL_AT_SYNC=N   the process kills itself at its Nth sync
- *   STRATA_TEST_INTERRUPT=1      every other call is interrupted by a signal (EINTR)
- *   STRATA_TEST_SYNC_LOG=FILE    a line for every sync of a folder that holds checkpoints/, or what
- *                                STRATA_TEST_SYNC_NAME names */
+ *   STRATA_TEST_STOP_AT=N,K      it stops itself (SIGSTOP) when it next looks at the clock for the
+ * Kth time after its Nth line of metrics.jsonl STRATA_TEST_INTERRUPT=1      every other call is
+ * interrupted by a signal (EINTR) STRATA_TEST_SYNC_LOG=FILE    a line for every sync of a folder
+ * that holds checkpoints/, or what STRATA_TEST_SYNC_NAME names */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -14,16 +16,21 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #define INTERPOSED __attribute__((visibility("default")))
 
-static bool in_checkpoint(int descriptor) {
+static bool is_in(int descriptor, const char *part) {
     char link[64], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     ssize_t bytes = readlink(link, path, sizeof path - 1);
     path[bytes < 0 ? 0 : bytes] = '\0';
-    return strstr(path, "/.tmp-start-") != NULL;
+    return strstr(path, part) != NULL;
+}
+
+static bool in_checkpoint(int descriptor) {
+    return is_in(descriptor, "/.tmp-start-");
 }
 
 /* True every other time. One thread writes checkpoints. */
@@ -63,4 +70,21 @@ INTERPOSED int ftruncate(int descriptor, off_t bytes) {
 
 INTERPOSED int fallocate(int descriptor, int mode, off_t at, off_t bytes) {
     return interrupted(descriptor) ? -1 : (int)syscall(SYS_fallocate, descriptor, mode, at, bytes);
+}
+
+static int lines; /* of metrics.jsonl */
+
+INTERPOSED int fflush(FILE *file) {
+    int (*next)(FILE *) = (int (*)(FILE *))dlsym(RTLD_NEXT, "fflush");
+    int code = next(file);
+    if (file && getenv("STRATA_TEST_STOP_AT")) lines += is_in(fileno(file), "/metrics.jsonl");
+    return code;
+}
+
+INTERPOSED int clock_gettime(clockid_t clock, struct timespec *now) {
+    static int calls;
+    const char *at = lines > 0 ? getenv("STRATA_TEST_STOP_AT") : NULL;
+    char *after;
+    if (at && lines >= strtol(at, &after, 10) && ++calls == atoi(after + 1)) raise(SIGSTOP);
+    return (int)syscall(SYS_clock_gettime, clock, now);
 }

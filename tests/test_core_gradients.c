@@ -1,5 +1,7 @@
 /* The backward of whole models against central finite differences of a float64 reference: every
- * weight tensor of tiny random Llama, Mistral, Qwen2 and Qwen3 shapes, tied and untied. */
+ * weight tensor of tiny random Llama, Mistral, Qwen2 and Qwen3 shapes, tied and untied. All
+ * elements of a tensor are compared together, along random directions, and a sample of them each.
+ */
 #include "tests/fixture.h"
 #include "tests/forward_f64.h"
 
@@ -10,7 +12,8 @@ enum {
     TOKENS = 37,
     VOCAB = 41,
     WINDOW = 4,
-    SAMPLES = 24 /* elements of a tensor that are compared; all of a smaller one */
+    DIRECTIONS = 2,
+    SAMPLES = 24 /* elements of a tensor that are compared each; all of a smaller one */
 };
 static const int lengths[SEQUENCES] = {13, 1, 7, 11, 5};
 
@@ -128,6 +131,21 @@ static double finite_difference(const struct network_f64 *network, double *w,
     return (above - below) / (2.0 * h);
 }
 
+/* The slope along a direction of +1 and -1 alone, so that no element's error can hide in it. */
+static double directional_difference(const struct network_f64 *network, double *w,
+                                     const signed char *direction, int64_t count,
+                                     const struct packed_batch *packed) {
+    const double h = 3e-5 / sqrt((double)count);
+    double loss[2];
+    for (int side = 0; side < 2; side++) {
+        double step = side ? -h : h;
+        for (int64_t i = 0; i < count; i++) w[i] += step * direction[i];
+        loss[side] = mean_loss(network, packed);
+        for (int64_t i = 0; i < count; i++) w[i] -= step * direction[i];
+    }
+    return (loss[0] - loss[1]) / (2.0 * h);
+}
+
 /* Which element a sample is: each of a small tensor, of a large one any. */
 static int64_t sampled_element(int64_t sample, int64_t samples, int64_t count) {
     if (samples == count) return sample;
@@ -163,6 +181,29 @@ static void check_param(const char *shape, const struct param *param, float *con
         if (!(sqrt(difference[run]) <= 1e-4 * norm))
             fail_msg("%s %s: %s %d differs by %g of norm %g", shape, param->name, runs[run].table,
                      runs[run].keep, sqrt(difference[run]), norm);
+}
+
+static void check_directions(const char *shape, const struct param *param, float *const got[RUNS],
+                             const struct network_f64 *network, const struct packed_batch *packed) {
+    int64_t count = param->w.rows * param->w.cols;
+    signed char *direction = malloc((size_t)count);
+    for (int k = 0; k < DIRECTIONS; k++) {
+        for (int64_t i = 0; i < count; i++)
+            direction[i] = rng_draw(6 + k, RNG_TEST, 0, (uint64_t)i).word[0] & 1 ? 1 : -1;
+        double want = directional_difference(network, network->weight[param->layer + 1][param->id],
+                                             direction, count, packed);
+        for (int run = 0; run < RUNS; run++) {
+            double slope = 0.0, square = 0.0;
+            for (int64_t i = 0; i < count; i++) {
+                slope += direction[i] * (double)got[run][i];
+                square += (double)got[run][i] * (double)got[run][i];
+            }
+            if (!(fabs(slope - want) <= 1e-4 * sqrt(square)))
+                fail_msg("%s %s: %s %d: slope %g along a direction, not %g; norm %g", shape,
+                         param->name, runs[run].table, runs[run].keep, slope, want, sqrt(square));
+        }
+    }
+    free(direction);
 }
 
 /* Gradients of every parameter by fp32 backward, (rows, cols) each; the loss too. */
@@ -214,6 +255,7 @@ static void check_shape(const struct shape *shape) {
         float *const got[RUNS] = {gradients[0][p], gradients[1][p], gradients[2][p],
                                   gradients[3][p]};
         if (got[0]) check_param(shape->name, &model.params[p], got, &network, &packed);
+        if (got[0]) check_directions(shape->name, &model.params[p], got, &network, &packed);
         tensors += got[0] != NULL;
         for (int run = 0; run < RUNS; run++) free(got[run]);
     }

@@ -267,8 +267,32 @@ static void test_what_can_not_be_shared_is_named(void **state) {
     assert_non_null(strstr(status_message(), "feed-forward width of 2"));
 }
 
+/* Two layers by hand: 4 heads of 8 (16 wide, so q and o are 16 x 32), 2 key/value heads, ffn 48. */
+static void test_training_flops(void **state) {
+    (void)state;
+    struct model_config config = {.family = FAMILY_LLAMA,
+                                  .vocab = 100,
+                                  .hidden = 16,
+                                  .ffn = 48,
+                                  .layers = 2,
+                                  .heads = 4,
+                                  .kv_heads = 2,
+                                  .head_dim = 8};
+    const double layer = 2 * (16 * 32) + 2 * (16 * 16) + 3 * (16 * 48) + 2 * 16;
+    const double used = 2 * layer + 16 + 100 * 16; /* the head's 100 x 16, not the look-up's */
+    const double attention = 2 * 6 * 4 * 8 * 64;   /* 12 L H D of 64 / 2 positions */
+    assert_true(model_config_parameters(&config) == (int64_t)used + 100 * 16);
+    assert_true(model_config_training_flops(&config, 64, false) == 6 * used + attention);
+    assert_true(model_config_training_flops(&config, 64, true) == 4 * used + attention);
+    config.tied = true; /* one matrix less, which did the same work */
+    assert_true(model_config_parameters(&config) == (int64_t)used);
+    assert_true(model_config_training_flops(&config, 64, false) == 6 * used + attention);
+    assert_true(model_config_training_flops(&config, 64, true) == 4 * used + attention);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_training_flops),
         cmocka_unit_test(test_loaded_slices_are_rectangles_of_the_whole),
         cmocka_unit_test(test_quantized_slices_have_the_values_of_the_whole),
         cmocka_unit_test(test_blocks_that_would_be_cut_are_named),

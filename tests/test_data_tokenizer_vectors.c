@@ -51,6 +51,23 @@ static void test_own_vocabulary(void **state) {
     vectors_done(index, 64);
 }
 
+/* A Unigram model of sentencepiece's, with a charsmap and bytes, and the ids by it (tests/peers).
+ */
+static void test_unigram(void **state) {
+    (void)state;
+    struct tokenizer *tokenizer = NULL;
+    assert_ok(tokenizer_open(&tokenizer, "tests/fixtures/vectors/unigram.model"));
+    json_t *root = json_load_file("tests/fixtures/vectors/unigram.json", 0, NULL);
+    size_t index;
+    const json_t *entry;
+    json_array_foreach(root, index, entry)
+        vectors_expect_json(tokenizer, json_object_get(entry, "text"), TOKENIZER_PLAIN,
+                            json_object_get(entry, "ids"), "unigram");
+    json_decref(root);
+    tokenizer_close(tokenizer);
+    vectors_done(index, 63);
+}
+
 static const json_t *input_named(const json_t *inputs, const char *id) {
     size_t index;
     const json_t *entry;
@@ -237,9 +254,10 @@ static void test_round_trips(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_own_vocabulary), cmocka_unit_test(test_multilingual),
-        cmocka_unit_test(test_second_set),     cmocka_unit_test(test_single_texts),
-        cmocka_unit_test(test_many_models),    cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_own_vocabulary), cmocka_unit_test(test_unigram),
+        cmocka_unit_test(test_multilingual),   cmocka_unit_test(test_second_set),
+        cmocka_unit_test(test_single_texts),   cmocka_unit_test(test_many_models),
+        cmocka_unit_test(test_round_trips),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

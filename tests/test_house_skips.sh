@@ -20,5 +20,7 @@ verdict 0 1 ""
 verdict 0 1 "skipped: it takes two ranks, and runs with them"
 verdict 1 1 "skipped: STRATA_TEST_DATA is not set"
 verdict 1 1 "skipped: it takes two ranks"
+# Every reason that a script gives itself and that a machine may have is listed as it is said.
+verdict 0 1 "$(sed -n 's/^ *echo "\(skipped: .*\)"$/\1/p' tests/test_build_gpu.sh)"
 verdict 0 0 "skipped: STRATA_TEST_DATA is not set"
 exit $bad

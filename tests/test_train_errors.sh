@@ -57,8 +57,8 @@ refused "unknown key, nearest" 2 'unknown key .*train.stepz.*nearest known one i
     train.stepz=1
 refused "sequence of one" 1 'data.sequence_length = .*must be from 2' data.sequence_length=1
 for flags in "" --dry-run; do # shellcheck disable=SC2086
-    refused "warm-up above steps" 2 "train.warmup 41 is above the run's 40 steps" train.warmup=41 $flags
-    refused "warm-up above epochs" 1 "train.warmup 41 is above the run's 6 steps" \
+    refused "warm-up above steps" 2 "train.warmup 41 is not below the run's 40 steps" train.warmup=41 $flags
+    refused "warm-up above epochs" 1 "train.warmup 41 is not below the run's 6 steps" \
         train.warmup=41 train.steps=0 train.epochs=1 $flags
 done
 refused "sequence above context" 1 'sequence_length 512 is above the model.s context of 128' \

@@ -96,8 +96,9 @@ enum { VOCABULARY = 96, STEPS = 30, MAX_ARGUMENTS = 6 };
 /* What goes wrong; an op table's functions can reach nothing but a global. */
 static struct {
     const struct kernels *real;
-    bool forward;  /* a NaN among the embeddings */
-    bool backward; /* gradients of the embedding 1e6 times as large */
+    bool forward;              /* a NaN among the embeddings */
+    bool backward;             /* gradients of the embedding 1e6 times as large */
+    bool attention, d_queries; /* a NaN in what attention of layer 1 makes, in its gradient of q */
 } fault;
 
 static void faulty_forward(struct stream *s, void *y, const int32_t *tokens, const struct weight *w,
@@ -110,6 +111,17 @@ static void faulty_backward(struct stream *s, const struct weight *dw, const int
                             const void *dy, int64_t first, int64_t count) {
     fault.real->embedding_backward(s, dw, tokens, dy, first, count);
     if (fault.backward) *(float *)dw->data += 1e6f;
+}
+
+static void faulty_attention(struct stream *s, const struct attention_forward_args *args) {
+    fault.real->attention_forward(s, args);
+    if (fault.attention && s->where.layer == 1) *(float *)args->o = NAN;
+}
+
+static void faulty_attention_backward(struct stream *s,
+                                      const struct attention_backward_args *args) {
+    fault.real->attention_backward(s, args);
+    if (fault.d_queries && s->where.layer == 1) *(float *)args->dq = NAN;
 }
 
 struct run {
@@ -143,6 +155,8 @@ static void open_trainer(struct run *run) {
     run->kernels = *fault.real;
     run->kernels.embedding_forward = faulty_forward;
     run->kernels.embedding_backward = faulty_backward;
+    run->kernels.attention_forward = faulty_attention;
+    run->kernels.attention_backward = faulty_attention_backward;
     run->trainer.ws.exec.k = &run->kernels;
 }
 
@@ -256,6 +270,39 @@ static void test_nonfinite_stops_unless_asked(void **state) {
     run_close(&run);
 }
 
+/* The first value of a weight of layer 1. */
+static float *value_of(struct trainer *t, enum weight_id id) {
+    for (int i = 0; i < t->param_count; i++)
+        if (t->params[i]->id == id && t->params[i]->layer == 1) return t->params[i]->w.data;
+    fail_msg("no weight %d in layer 1", id);
+    return NULL;
+}
+
+/* A NaN spreads to all that is computed from it; the tensor that it began in is named. */
+static void test_first_tensor_is_named(void **state) {
+    (void)state;
+    static const char *const want[] = {
+        "weight model.layers.1.mlp.up_proj.weight",
+        "attention output of layer 1",
+        "gradient of model.layers.1.self_attn.q_proj.weight",
+    };
+    for (int plant = 0; plant < 3; plant++) {
+        struct run run;
+        struct step_report report;
+        run_open(&run, "on_nonfinite: stop");
+        assert_ok(step(&run, &report));
+        bool mine = job.world.rank == job.world.size - 1;
+        if (plant == 0 && mine) *value_of(&run.trainer, WEIGHT_UP) = NAN;
+        fault.attention = plant == 1 && mine;
+        fault.d_queries = plant == 2 && mine;
+        assert_int_equal(step(&run, &report), STATUS_NUMERIC);
+        fault.attention = fault.d_queries = false;
+        if (!strstr(status_message(), want[plant]))
+            fail_msg("%s, not %s", status_message(), want[plant]);
+        run_close(&run);
+    }
+}
+
 /* Gradients of step 26 are too large. `stop_at` > 0: the run is interrupted after that step. */
 static void train_with_spike(int stop_at, double losses[STEPS], double *weights) {
     struct run run;
@@ -298,6 +345,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_saved_and_loaded),
         cmocka_unit_test(test_nonfinite_step),
         cmocka_unit_test(test_nonfinite_stops_unless_asked),
+        cmocka_unit_test(test_first_tensor_is_named),
         cmocka_unit_test(test_spike_is_skipped_also_after_resuming),
     };
     if (parallel_start(&job, &argc, &argv) != STATUS_OK) return 1;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs that are killed, first inside a checkpoint (at each of its syncs in turn), then at random
-# moments, and started again by the same command compute what the uninterrupted run computed, to the
+# Runs that are killed, first inside a checkpoint (at each of its syncs in turn), then twice at
+# random moments, and started again by the same command compute what the uninterrupted run computed, to the
 # last digit of every loss and gradient norm; so do runs that SIGTERM stops, and one whose system
 # calls are interrupted.
 #
@@ -39,14 +39,29 @@ victim() { # PID RANKS
     fi
 }
 
+steps_done() { # OUT
+    grep -c '"kind":"train"' "$1/metrics.jsonl"
+}
+
+# Waits until a process of the run in PID has stopped itself, then kills one of the run's: it is there,
+# and its run can't go on, whatever the clock does meanwhile. Fails where none stops.
+kill_when_stopped() { # PID RANKS
+    local pid=$1 n=$2 process state=
+    until [[ $state = *T* ]]; do
+        kill -0 "$pid" 2>/dev/null || return 1
+        sleep 0.01
+        state=
+        for process in $pid $(pgrep -P "$pid"); do
+            state+=$(sed -n 's/^State:\s*\(.\).*/\1/p' "/proc/$process/status" 2>/dev/null)
+        done
+    done
+    kill -9 "$(victim "$pid" "$n")"
+}
+
 # Only in a subshell: what it starts runs with tests/interpose_sync.c, which VARIABLE=VALUE tells
 # what to do.
 interposed() {
     export "$1" LD_PRELOAD="$interpose" ASAN_OPTIONS="$ASAN_OPTIONS:verify_asan_link_order=0"
-}
-
-now_ms() {
-    date +%s%3N
 }
 
 kinds=(
@@ -61,10 +76,8 @@ for kind in "${kinds[@]}"; do
     read -r n arguments <<<"$kind"
     whole=$folder/whole
     rm -rf "$whole"
-    start=$(now_ms)
     # shellcheck disable=SC2086 # a list of words
     (run "$n" "$whole" $arguments) 2>"$folder/log" || { cat "$folder/log"; fail "$kind"; continue; }
-    length=$(($(now_ms) - start))
     losses "$whole" >"$folder/want"
     [ "$(grep -c '^train' "$folder/want")" -eq $steps ] || fail "$kind: not $steps lines"
 
@@ -75,7 +88,7 @@ for kind in "${kinds[@]}"; do
         at_sync=$((trials_made++ % syncs + 1))
         while :; do
             attempts=$((attempts + 1))
-            [ $attempts -gt 40 ] && { fail "$kind: no end after 40 starts"; break; }
+            [ $attempts -gt 4 ] && { cat "$folder/log"; fail "$kind: no end at the fourth start"; break; }
             if [ $attempts -eq 1 ]; then # the first one dies inside a checkpoint
                 # shellcheck disable=SC2086
                 (interposed STRATA_TEST_KILL_AT_SYNC=$at_sync; run "$n" "$out" $arguments) \
@@ -85,16 +98,22 @@ for kind in "${kinds[@]}"; do
                 kills=1
                 continue
             fi
-            # shellcheck disable=SC2086
-            run "$n" "$out" $arguments 2>"$folder/log" &
-            pid=$!
-            if [ $kills -lt 3 ]; then # the others somewhere between its start and its end
-                delay=$((RANDOM % (length + 20)))
-                sleep "$(printf '%d.%03d' $((delay / 1000)) $((delay % 1000)))"
-                kill -9 "$(victim $pid "$n")" 2>/dev/null && kills=$((kills + 1))
+            if [ $kills -eq 3 ]; then
+                # shellcheck disable=SC2086
+                (run "$n" "$out" $arguments) 2>"$folder/log" && break
+                continue
             fi
-            wait $pid 2>/dev/null && break
+            # The others die somewhere in one of the 6 steps from where they start.
+            # shellcheck disable=SC2086
+            (interposed STRATA_TEST_STOP_AT=$((RANDOM % 6 + 1)),$((RANDOM % 12 + 1))
+             run "$n" "$out" $arguments) 2>"$folder/log" &
+            pid=$!
+            kill_when_stopped $pid "$n" || { cat "$folder/log"; fail "over before its kill: $kind"; }
+            wait $pid 2>/dev/null && fail "alive after kill -9: $kind"
+            [ "$(steps_done "$out")" -lt $steps ] || fail "killed after its end: $kind"
+            kills=$((kills + 1))
         done
+        [ $kills -eq 3 ] && [ $attempts -eq 4 ] || fail "$kills kills in $attempts starts: $kind"
         losses "$out" >"$folder/got"
         cmp -s "$whole/checkpoints/best.txt" "$out/checkpoints/best.txt" || fail "best: $kind"
         if cmp -s "$folder/want" "$folder/got"; then

@@ -46,7 +46,13 @@ enum { NAME_BYTES = 384 };
 
 /* A tensor that isn't finite and its place in the order of computation: PLACE_LAYERS + l for layer
  * l, PLACE_NONE when there is none. The lowest place of all ranks is the one to tell. */
-enum { PLACE_WEIGHTS, PLACE_LAYERS, PLACE_LOGITS = 1 << 20, PLACE_GRADIENTS, PLACE_NONE };
+enum {
+    PLACE_WEIGHTS,
+    PLACE_LAYERS,
+    PLACE_LOGITS = 1 << 20,
+    PLACE_GRADIENTS, /* and then as many layers as backward has gone down */
+    PLACE_NONE = 1 << 22
+};
 struct finding {
     int32_t place;
     char name[NAME_BYTES];
@@ -110,12 +116,18 @@ static void find_activation(struct trainer *t, struct finding *finding) {
     stages_forward(&walk);
 }
 
+/* Backward comes to the last of the parameters first. */
 static void find_gradient(const struct trainer *t, struct finding *finding) {
-    for (int i = 0; i < t->optimizer.count && finding->place > PLACE_GRADIENTS; i++) {
+    int layers = t->model.config.layers;
+    for (int i = t->optimizer.count - 1; i >= 0 && finding->place > PLACE_LOGITS; i--) {
         const struct optimizer_slot *slot = &t->optimizer.slots[i];
+        const struct param *param = slot->param;
         if (floats_finite(slot->piece.grad, slot->piece.count)) continue;
-        finding->place = PLACE_GRADIENTS;
-        snprintf(finding->name, NAME_BYTES, "gradient of %s", slot->param->name);
+        bool embedding = param->id == WEIGHT_EMBED;
+        int layer = param->layer >= 0 ? param->layer : embedding ? -1 : layers;
+        if (PLACE_GRADIENTS + layers - layer >= finding->place) continue;
+        finding->place = PLACE_GRADIENTS + layers - layer;
+        snprintf(finding->name, NAME_BYTES, "gradient of %s", param->name);
     }
 }
 

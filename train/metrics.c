@@ -13,15 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-double metrics_flops_per_token(const struct trainer *t) {
-    const struct model_config *c = &t->model.config;
-    double matrices = (double)model_config_parameters(c);
-    if (!c->tied) matrices -= (double)(c->vocab * c->hidden);
-    double reach = (double)t->options->data.sequence_length / 2.0;
-    double attention = 12.0 * c->layers * c->heads * c->head_dim * reach;
-    return (t->trained ? 4.0 : 6.0) * matrices + attention;
-}
-
 static void metrics_path(const struct trainer *t, char path[4096]) {
     snprintf(path, 4096, "%s/metrics.jsonl", t->options->train.out);
 }
@@ -74,7 +65,8 @@ static enum status open_files(struct metrics *metrics) {
 enum status metrics_open(struct metrics *metrics, const struct trainer *t) {
     *metrics = (struct metrics){.trainer = t};
     progress_begin(&metrics->progress, "train", t->steps);
-    metrics->flops_per_token = metrics_flops_per_token(t);
+    metrics->flops_per_token = model_config_training_flops(
+        &t->model.config, t->options->data.sequence_length, t->trained != NULL);
     for (int i = 0; i < METRICS_PROBES; i++) probe_peak(metrics);
     return t->parallel->world.rank == 0 ? open_files(metrics) : STATUS_OK;
 }

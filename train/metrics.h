@@ -31,14 +31,10 @@ struct metrics {
     double held_seconds;
 };
 
-/* FLOPs of training a token: 6 N' + 12 L H D s' for full training, 4 N' + ... for LoRA (frozen
- * weights need no gradient of their own), with N' = parameters without the embedding look-up and s'
- * = half the sequence, the mean reach of causal attention. Recomputation isn't counted. */
-double metrics_flops_per_token(const struct trainer *trainer);
-
-/* mfu is FLOP/s over the peak of the threads at fp32 multiply-adds. On a busy machine a probe sees
- * a part of that peak, so there are several: METRICS_PROBES at start and one before each line of a
- * step, until METRICS_PROBE_SECONDS are spent; the highest counts for all lines after it. */
+/* mfu is FLOP/s (model_config_training_flops a token) over the peak of the threads at fp32
+ * multiply-adds. On a busy machine a probe sees a part of that peak, so there are several:
+ * METRICS_PROBES at start and one before each line of a step, until METRICS_PROBE_SECONDS are
+ * spent; the highest counts for all lines after it. */
 enum { METRICS_PROBES = 4 };
 #define METRICS_PROBE_SECONDS 0.2
 

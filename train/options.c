@@ -49,7 +49,7 @@ static const struct config_row train_rows[] = {
     {"lr", CONFIG_DOUBLE, FIELD(train_options, lr), "1e-4", .low = 0, .high = 10,
      .help = "peak learning rate"},
     {"min_lr", CONFIG_DOUBLE, FIELD(train_options, min_lr), "0", .low = 0, .high = 10,
-     .help = "learning rate at the end of cosine, wsd and linear"},
+     .help = "learning rate that cosine, wsd and linear fall to"},
     {"schedule", CONFIG_ENUM, FIELD(train_options, schedule), "cosine", .words = schedule_words,
      .help = "learning rate after the warm-up"},
     {"warmup", CONFIG_INT, FIELD(train_options, warmup), "0", .low = 0, .high = 1e9,

@@ -200,10 +200,10 @@ static enum status plan_steps(struct trainer *t) {
     const struct train_options *o = &t->options->train;
     double samples = o->epochs * (double)loader_sequences(t->train);
     t->steps = o->steps ? o->steps : (int64_t)ceil(samples / (double)o->global_batch);
-    if (o->warmup <= t->steps) return STATUS_OK;
+    if (o->warmup < t->steps) return STATUS_OK;
     return status_fail(
         STATUS_CONFIG,
-        "train.warmup %lld is above the run's %lld steps: the rate would never reach "
+        "train.warmup %lld is not below the run's %lld steps: the rate would never reach "
         "train.lr",
         (long long)o->warmup, (long long)t->steps);
 }
@@ -267,6 +267,13 @@ static enum status count_arenas(struct trainer *t, struct trainer_memory *memory
     TRY(push_optimizer(t, &counted));
     memory->optimizer = counted.peak;
     return STATUS_OK;
+}
+
+/* What the library takes while it sums `gradients` bytes over replicas. */
+static size_t sums_bytes(const struct trainer *t, size_t gradients) {
+    int replicas = t->mesh.size[MESH_DP] * t->mesh.size[MESH_CP];
+    if (replicas == 1) return 0;
+    return gradients < COMM_SUMS_BYTES ? gradients : COMM_SUMS_BYTES;
 }
 
 /* Elements of the whole model's trained parameters; a tied embedding is on two stages. */
@@ -382,6 +389,7 @@ static enum status plan_parts(struct trainer *t, int rank, int ranks,
     const struct workspace_plan plan = plan_workspace(t, &parts);
     TRY(workspace_count(&t->model, activations_dtype(t), &plan, &memory->activations,
                         &memory->scratch));
+    memory->scratch += sums_bytes(t, memory->gradients);
     memory->weights = weights.peak;
     memory->adapter = factors.peak;
     return STATUS_OK;
@@ -549,6 +557,7 @@ struct trainer_memory trainer_memory(const struct trainer *t) {
                                    .gradients = t->gradients.used,
                                    .optimizer = t->optimizer_state.used,
                                    .activations = t->ws.held.used,
-                                   .scratch = t->ws.scratch.capacity,
+                                   .scratch =
+                                       t->ws.scratch.capacity + sums_bytes(t, t->gradients.used),
                                    .batches = t->batches.used};
 }

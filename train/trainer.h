@@ -1,5 +1,5 @@
-/* A training run: model or adapter, data, optimizer and data-parallel peers, from start or
- * checkpoint to the last step. */
+/* A training run: model or adapter, data, optimizer and the ranks that share them (data, tensor and
+ * pipeline parallel), from start or checkpoint to the last step. */
 #ifndef STRATA_TRAIN_TRAINER_H
 #define STRATA_TRAIN_TRAINER_H
 

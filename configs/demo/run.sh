@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # LoRA fine-tuning of the bundled model on two ranks, its evaluation, and a question to base and
-# adapter by HTTP. `make demo` builds first and then runs this. STRATA_DEMO_SECONDS=N makes more than N
-# seconds a failure.
+# adapter by HTTP. `make demo` builds build/strata first and then runs this. STRATA_DEMO_SECONDS=N makes
+# more than N seconds of this script, without the build, a failure.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 strata=build/strata

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`strata tokenize` against the `tokenizers` library: byte-level BPE trained here on a little text,
-in the forms of GPT-2, Llama 3 and Qwen2, and every tokenizer.json of the repository. And the
-tokenizer.json that `strata convert` makes of a GGUF's tokenizer, in transformers."""
+in the forms of GPT-2, Llama 3 and Qwen2, and every tokenizer.json of the repository. Unigram models
+against `sentencepiece`. And the tokenizer.json that `strata convert` makes of a GGUF's tokenizer, in transformers."""
 
 import os
 import subprocess
@@ -13,6 +13,7 @@ from tokenizers import pre_tokenizers, processors, trainers
 
 from transformers import AutoTokenizer
 
+import unigram
 from common import ROOT, Checks, scratch
 from contract import convert, tokenize
 
@@ -103,6 +104,40 @@ def check(checks, name, path):
         checks.say(good, label, detail)
 
 
+# How sentencepiece may normalise and split a text before its Unigram model sees it.
+UNIGRAM_FORMS = {
+    "nmt_nfkc": {},
+    "nmt_nfkc, byte fallback": {"byte_fallback": True},
+    "nfkc_cf": {"normalization_rule_name": "nfkc_cf"},
+    "identity": {"normalization_rule_name": "identity", "remove_extra_whitespaces": False},
+    "no dummy prefix": {"add_dummy_prefix": False},
+    "user's pieces": {"user_defined_symbols": ["walk", "<sep>"]},
+}
+
+
+def check_unigram(checks, name, path, texts):
+    encode = unigram.encoder(path.read_bytes())
+    texts = [text for text in texts if "\0" not in text]
+    ours, theirs = tokenize(path, texts), [encode(text) for text in texts]
+    wrong = [(text, a, b) for text, a, b in zip(texts, ours, theirs) if a != b]
+    good = not wrong and len(ours) == len(theirs)
+    detail = f"{len(theirs)} texts equal" if good else f"{len(wrong)} differ: {wrong[:1]!r}"
+    checks.say(good, f"unigram {name} ids", detail)
+
+
+def unigram_models():
+    """Models trained here, and where STRATA_TEST_DATA is set sentencepiece's own of its tests."""
+    for name, options in UNIGRAM_FORMS.items():
+        path = scratch("unigram", name.replace(" ", "_"), "tokenizer.model")
+        path.write_bytes(unigram.train(**options))
+        yield name, path, TEXTS + unigram.TRAINING_TEXT[:5]
+    if "STRATA_TEST_DATA" in os.environ:
+        folder = Path(os.environ["STRATA_TEST_DATA"]) / "tok_spm_unigram"
+        lines = (folder / "botchan.txt").read_text().splitlines()
+        yield "of botchan", folder / "test_model.model", TEXTS + lines
+        yield "of Japanese", folder / "test_ja_model.model", TEXTS + lines[:100]
+
+
 def converted():
     """GGUF files: the bundled model, and where STRATA_TEST_DATA is set those of others."""
     yield "models/base", convert(ROOT / "models/base", scratch("gguf", "base.gguf"))
@@ -135,6 +170,8 @@ def main():
     )
     for line in listed.stdout.splitlines():
         checks.attempt(f"{line} ids", lambda: check(checks, line, ROOT / line))
+    for name, path, texts in unigram_models():
+        checks.attempt(f"unigram {name}", lambda: check_unigram(checks, name, path, texts))
     for name, path in converted():
         checks.attempt(f"{name} from GGUF", lambda: check_converted(checks, name, path))
     return checks.finish()

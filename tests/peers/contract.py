@@ -42,9 +42,22 @@ def loss_of(gradients, logits, said):
 
 
 class Training:
-    """A run of `strata train`: constant learning rate, every step the same batch."""
+    """A run of `strata train`: every step the same batch, and a constant learning rate where
+    `train`, further keys of that section, says nothing else."""
 
-    def __init__(self, name, model, sequences, *, steps=20, clip=0.0, lora=None, weights="auto"):
+    def __init__(
+        self,
+        name,
+        model,
+        sequences,
+        *,
+        steps=20,
+        clip=0.0,
+        lora=None,
+        weights="auto",
+        dtype="fp32",
+        train=None,
+    ):
         self.directory = scratch(name, "run")
         shutil.rmtree(self.directory, ignore_errors=True)
         tokens = scratch(name, "train.h5")
@@ -52,7 +65,7 @@ class Training:
         vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
         strata("data", "tokenize", jsonl, "--vocabulary", vocabulary, "--out", tokens)
         config = {
-            "model": {"path": str(model), "dtype": "fp32", "weights": weights},
+            "model": {"path": str(model), "dtype": dtype, "weights": weights},
             "data": {
                 "train": [str(tokens)],
                 "sequence_length": max(map(len, sequences)),
@@ -74,6 +87,7 @@ class Training:
                 "clip": clip,  # 0: none
                 "resume": "never",
                 "seed": 1,
+                **(train or {}),
             },
         }
         if lora:
@@ -83,6 +97,7 @@ class Training:
         strata("train", path)
         lines = [json.loads(line) for line in (self.directory / "metrics.jsonl").open()]
         self.losses = [line["loss"] for line in lines if "loss" in line]
+        self.rates = [line["lr"] for line in lines if "lr" in line]
 
     @property
     def adapter(self):

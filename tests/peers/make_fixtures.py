@@ -27,6 +27,7 @@ from transformers import (
 
 import reference as ref
 from make_vectors import make_vectors
+from rounded import load_rounded
 
 LENGTHS = (1, 7, 33, 48)
 HIDDEN_SEQUENCE = 2  # whose hidden states are kept
@@ -278,6 +279,10 @@ def numbered(prefix, arrays):
     return {f"{prefix}.{index}": array for index, array in enumerate(arrays)}
 
 
+# Also trained in bf16 with fp32 masters; none has a sliding window.
+ROUNDED = ["llama", "llama_tied_llama3", "qwen2", "qwen3"]
+
+
 def make_model(output, name):
     config_class, arguments, old_changes, extras = MODELS[name]
     directory = output / name
@@ -304,6 +309,8 @@ def make_model(output, name):
         expected |= with_prefix("train.weight.", ref.trainable_weights(model))
     model = ref.load_model(directory)
     expected["train_clip.losses"], _ = ref.train_adamw(model, sequences, clip=1.0)
+    if name in ROUNDED:
+        expected["train_bf16.losses"], _ = ref.train_adamw(load_rounded(directory), sequences)
     if "bf16" in extras:
         bf16 = ref.load_model(directory, torch.bfloat16)
         expected |= numbered("bf16.logits", ref.logits_of(bf16, sequences))

@@ -13,7 +13,7 @@ cd "$(dirname "$0")/../.."
 here=tests/peers
 made=build/peers
 python=.venv/bin/python
-scripts="check_eval check_train check_qlora check_adapter check_convert check_tokenizer check_serve check_monitors"
+scripts="check_eval check_train check_schedule check_qlora check_adapter check_convert check_tokenizer check_serve check_monitors"
 export HF_HUB_OFFLINE=1 TQDM_DISABLE=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=1
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 
