@@ -11,7 +11,7 @@ struct walk {
     const struct schedule *schedules;
     const struct schedule_costs *costs;
     enum schedule_send send;
-    struct timeline *timeline;
+    struct schedule_timeline *timeline;
     int *next;      /* (stages) */
     bool *computed; /* (stages): the next action has computed and waits for its send */
     double *when, *done;
@@ -58,7 +58,7 @@ static double ready_at(const struct walk *walk, const struct schedule *schedule,
 static bool compute(struct walk *walk, int stage) {
     const struct schedule *schedule = &walk->schedules[stage];
     const struct action *action = &schedule->actions[walk->next[stage]];
-    struct timeline_event *event = &walk->timeline->events[stage][walk->next[stage]];
+    struct schedule_event *event = &walk->timeline->events[stage][walk->next[stage]];
     int virtual_stage = schedule_virtual_stage(schedule, action->chunk);
     double ready = ready_at(walk, schedule, action);
     if (isnan(ready)) return false;
@@ -75,7 +75,7 @@ static bool compute(struct walk *walk, int stage) {
 static bool deliver(struct walk *walk, int stage) {
     const struct schedule *schedule = &walk->schedules[stage];
     const struct action *action = &schedule->actions[walk->next[stage]];
-    struct timeline_event *event = &walk->timeline->events[stage][walk->next[stage]];
+    struct schedule_event *event = &walk->timeline->events[stage][walk->next[stage]];
     if (schedule_sends(schedule, action)) {
         bool forward = action->kind == ACTION_FORWARD;
         int to = schedule_virtual_stage(schedule, action->chunk) + (forward ? 1 : -1);
@@ -124,12 +124,12 @@ static enum status run(struct walk *walk) {
     return STATUS_OK;
 }
 
-static void measure(struct timeline *timeline, const struct schedule *schedules) {
+static void measure(struct schedule_timeline *timeline, const struct schedule *schedules) {
     double first = INFINITY, last = 0.0;
     for (int stage = 0; stage < timeline->stages; stage++) {
         double busy = 0.0;
         for (int i = 0; i < schedules[stage].count; i++) {
-            const struct timeline_event *event = &timeline->events[stage][i];
+            const struct schedule_event *event = &timeline->events[stage][i];
             busy += event->end - event->start;
             first = fmin(first, event->start);
             last = fmax(last, event->end);
@@ -156,9 +156,9 @@ static void prepare(struct walk *walk, size_t cells) {
     }
 }
 
-static enum status create(struct timeline *timeline, const struct schedule *schedules) {
+static enum status create(struct schedule_timeline *timeline, const struct schedule *schedules) {
     int stages = schedules->shape.stages;
-    *timeline = (struct timeline){.stages = stages};
+    *timeline = (struct schedule_timeline){.stages = stages};
     timeline->events = calloc((size_t)stages, sizeof *timeline->events);
     bool whole = timeline->events;
     for (int stage = 0; stage < stages && whole; stage++) {
@@ -167,11 +167,11 @@ static enum status create(struct timeline *timeline, const struct schedule *sche
         whole = timeline->events[stage];
     }
     if (whole) return STATUS_OK;
-    timeline_free(timeline);
+    schedule_timeline_free(timeline);
     return status_fail(STATUS_MEMORY, "no memory for the timeline of %d stages", stages);
 }
 
-enum status schedule_simulate(struct timeline *timeline, const struct schedule *schedules,
+enum status schedule_simulate(struct schedule_timeline *timeline, const struct schedule *schedules,
                               const struct schedule_costs *costs, enum schedule_send send) {
     const struct schedule_shape *shape = &schedules->shape;
     TRY(create(timeline, schedules));
@@ -198,13 +198,13 @@ enum status schedule_simulate(struct timeline *timeline, const struct schedule *
     if (status == STATUS_OK)
         measure(timeline, schedules);
     else
-        timeline_free(timeline);
+        schedule_timeline_free(timeline);
     return status;
 }
 
-void timeline_free(struct timeline *timeline) {
+void schedule_timeline_free(struct schedule_timeline *timeline) {
     for (int stage = 0; stage < timeline->stages && timeline->events; stage++)
         free(timeline->events[stage]);
     free(timeline->events);
-    *timeline = (struct timeline){0};
+    *timeline = (struct schedule_timeline){0};
 }

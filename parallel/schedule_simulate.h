@@ -18,26 +18,26 @@ enum schedule_send {
                      have begun its action before, of the same direction */
 };
 
-struct timeline_event {
+struct schedule_event {
     double start, end; /* of computing */
     double freed;      /* when the stage goes on; after `end` where a send blocks */
 };
 
-struct timeline {
+struct schedule_timeline {
     double seconds; /* from the first start to the last end */
     double busiest; /* seconds that the busiest stage computes */
     int stages;
-    struct timeline_event **events; /* (stages) arrays as long as the stages' schedules */
+    struct schedule_event **events; /* (stages) arrays as long as the stages' schedules */
 };
 
 /* `schedules` (stages): one a stage, all of the same shape. STATUS_CONFIG names the first action
- * that can never begin. The caller calls timeline_free, which may be called twice. */
-enum status schedule_simulate(struct timeline *timeline, const struct schedule *schedules,
+ * that can never begin. The caller calls schedule_timeline_free, which may be called twice. */
+enum status schedule_simulate(struct schedule_timeline *timeline, const struct schedule *schedules,
                               const struct schedule_costs *costs, enum schedule_send send);
-void timeline_free(struct timeline *timeline);
+void schedule_timeline_free(struct schedule_timeline *timeline);
 
 /* Time that the busiest stage waits, over the time that it computes. */
-static inline double timeline_bubble(const struct timeline *timeline) {
+static inline double schedule_timeline_bubble(const struct schedule_timeline *timeline) {
     return timeline->seconds / timeline->busiest - 1.0;
 }
 

@@ -137,14 +137,14 @@ static struct schedule_costs same_costs(struct cost_arrays *arrays, double f, do
 /* Every message has been sent before it is used, and a stage does one thing at a time. */
 static void check_timeline(const struct pipeline *pipeline, const struct schedule_costs *costs,
                            enum schedule_send send) {
-    struct timeline timeline;
+    struct schedule_timeline timeline;
     if (schedule_simulate(&timeline, pipeline->stages, costs, send) != STATUS_OK)
         fail_msg("%s: %s", describe(pipeline), status_message());
     for (int stage = 0; stage < pipeline->shape.stages; stage++)
         for (int i = 0; i + 1 < pipeline->stages[stage].count; i++)
             assert_true(timeline.events[stage][i].freed <= timeline.events[stage][i + 1].start);
-    assert_true(timeline_bubble(&timeline) >= -1e-12);
-    timeline_free(&timeline);
+    assert_true(schedule_timeline_bubble(&timeline) >= -1e-12);
+    schedule_timeline_free(&timeline);
 }
 
 static void check_deadlock(const struct pipeline *pipeline) {
@@ -165,12 +165,12 @@ static void check_deadlock(const struct pipeline *pipeline) {
 static double bubble(const struct pipeline *pipeline, double f, double b, double w) {
     struct cost_arrays arrays;
     struct schedule_costs costs = same_costs(&arrays, f, b, w);
-    struct timeline timeline;
+    struct schedule_timeline timeline;
     assert_ok(schedule_simulate(&timeline, pipeline->stages, &costs, SEND_FREE));
     double result = timeline.seconds - timeline.busiest;
     assert_true(fabs(timeline.busiest -
                      pipeline->shape.microbatches * pipeline->shape.chunks * (f + b + w)) < 1e-9);
-    timeline_free(&timeline);
+    schedule_timeline_free(&timeline);
     return result;
 }
 
@@ -244,7 +244,7 @@ static void test_a_deadlock_is_named(void **state) {
     (void)state;
     struct pipeline pipeline;
     struct cost_arrays arrays;
-    struct timeline timeline;
+    struct schedule_timeline timeline;
     create(&pipeline, (struct schedule_shape){PIPELINE_1F1B, 2, 2, 1});
     struct action *actions = pipeline.stages[1].actions, first = actions[0];
     actions[0] = actions[1];
