@@ -7,8 +7,7 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMPI_MCA_btl_vader_single_copy_mechanism=none ASAN_OPTIONS=detect_leaks=0
 export OMP_NUM_THREADS=1
 test=$1 soak=${STRATA_SOAK:-0}
-seconds=1
-[ "$soak" = 0 ] || seconds=2
+seconds=2
 folder=$(mktemp -d "${TMPDIR:-/tmp}/strata-hang-XXXXXX")
 trap 'rm -rf "$folder"' EXIT
 failures=0

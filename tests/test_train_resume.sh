@@ -173,7 +173,7 @@ for name in above named; do
     rm -rf "$folder/above" "$folder/syncs"
     # shellcheck disable=SC2086
     (export STRATA_TEST_SYNC_NAME=$name
-     interposed STRATA_TEST_SYNC_LOG="$folder/syncs"; run "$n" "$folder/above/named/" $arguments train.steps=5) \
+     interposed STRATA_TEST_SYNC_LOG="$folder/syncs"; run "$n" "$folder/above/named/" $arguments train.steps=6) \
         2>"$folder/log" || { cat "$folder/log"; fail "above/named"; }
     grep -q synced "$folder/syncs" || fail "$name/ was not synced into its folder"
 done
