@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { PARTS = 3, NAME_BYTES = CHECKPOINT_NAME_BYTES }; /* weight, m, v */
+enum { PARTS = 5, NAME_BYTES = CHECKPOINT_NAME_BYTES }; /* of a slot, at most */
 
 struct slabs {
     int count;
@@ -42,12 +42,41 @@ static void push_slabs(struct slabs *slabs, const char *name, const struct optim
                                      .values = views[i]};
 }
 
-/* The part of every trained tensor, and of its two moments, that is here, fp32. What several ranks
- * hold all of them read, and the first of them writes. */
+/* Values of a slot under the name PREFIX/TENSOR. */
+struct part {
+    char prefix[40];
+    float *values;
+    bool mine; /* no other replica has them */
+};
+
+/* Weight and two moments. Replicas that train alone have their own, beside the anchors, which are
+ * what the run has come to, and their momenta. */
+static int list_parts(const struct trainer *t, int i, struct part parts[PARTS]) {
+    const struct optimizer_slot *slot = &t->optimizer.slots[i];
+    const struct outer *outer = &t->outer;
+    bool alone = outer->anchors != NULL;
+    int count = 0;
+    char own[24] = "";
+    if (alone) {
+        parts[count++] = (struct part){"weights", outer->anchors[i], false};
+        parts[count++] = (struct part){"outer_momentum", outer->momenta[i], false};
+        snprintf(own, sizeof own, "replica-%04d/", t->comms.replicas.rank);
+    }
+    const struct {
+        const char *name;
+        float *values;
+    } state[] = {{"weights", slot->master}, {"adam_m", slot->m}, {"adam_v", slot->v}};
+    for (int k = 0; k < 3; k++, count++) {
+        parts[count] = (struct part){"", state[k].values, alone || t->dp.shares > 1};
+        snprintf(parts[count].prefix, sizeof parts[count].prefix, "%s%s", own, state[k].name);
+    }
+    return count;
+}
+
+/* The part of every trained tensor, and of its state, that is here, fp32. What several ranks hold
+ * all of them read, and the first of them writes. */
 static enum status slabs_create(const struct trainer *t, bool to_write, struct slabs *slabs) {
-    static const char *const prefixes[PARTS] = {"weights", "adam_m", "adam_v"};
     *slabs = (struct slabs){0};
-    if (to_write && t->dp.shares == 1 && t->comms.replicas.rank != 0) return STATUS_OK;
     size_t count = (size_t)t->optimizer.count * PARTS + 1;
     slabs->items = calloc(count * WEIGHT_PARTS, sizeof *slabs->items);
     slabs->names = calloc(count, sizeof *slabs->names);
@@ -57,12 +86,14 @@ static enum status slabs_create(const struct trainer *t, bool to_write, struct s
     }
     for (int i = 0; i < t->optimizer.count; i++) {
         const struct optimizer_slot *slot = &t->optimizer.slots[i];
-        float *const values[PARTS] = {slot->master, slot->m, slot->v};
+        struct part parts[PARTS];
+        int parts_here = list_parts(t, i, parts);
         if (to_write && !slot->param->primary) continue;
-        for (int part = 0; part < PARTS; part++) {
-            char *name = slabs->names[i * PARTS + part];
-            snprintf(name, NAME_BYTES, "%s/%s", prefixes[part], slot->param->name);
-            push_slabs(slabs, name, slot, values[part]);
+        for (int k = 0; k < parts_here; k++) {
+            char *name = slabs->names[i * PARTS + k];
+            if (to_write && !parts[k].mine && t->comms.replicas.rank != 0) continue;
+            snprintf(name, NAME_BYTES, "%.39s/%.200s", parts[k].prefix, slot->param->name);
+            push_slabs(slabs, name, slot, parts[k].values);
         }
     }
     return STATUS_OK;

@@ -111,9 +111,9 @@ static bool among(const char *const *keys, const char *key) {
 }
 
 /* What decides which samples a step sees and what is drawn for them. */
-static const char *const fixed[] = {
-    "train.mode",           "train.global_batch", "train.seed",   "data.seed",
-    "data.sequence_length", "data.packing",       "data.shuffle", NULL};
+static const char *const fixed[] = {"train.mode",   "train.global_batch",   "train.seed",
+                                    "data.seed",    "data.sequence_length", "data.packing",
+                                    "data.shuffle", "parallel.sync_every",  NULL};
 /* And what decides which tensors an adapter has, unless it was read from a directory. */
 static const char *const fixed_lora[] = {"lora.rank", "lora.targets", NULL};
 /* Length, reports, and what changes no result: every sum has an order of its own, whatever the
@@ -191,6 +191,10 @@ static enum status check_found(const struct config_change *change, void *context
     char what[64];
     if (strcmp(change->key, "found.train") == 0 || strcmp(change->key, "found.validation") == 0)
         return STATUS_OK; /* files are compared one by one */
+    if (strcmp(change->key, "found.ranks") == 0 &&
+        check->trainer->options->parallel.sync_every > 1) /* replicas have weights of their own */
+        return refuse("parallel.sync_every is above 1", ": the number of ranks", change->was,
+                      change->is);
     if (strcmp(change->key, "found.instructions") == 0 || strcmp(change->key, "found.ranks") == 0) {
         tell_arithmetic(check, change);
         return STATUS_OK;

@@ -163,6 +163,14 @@ static const struct config_row parallel_rows[] = {
      .help =
          "what data-parallel ranks share instead of each having all of it: 1 optimizer state, 2 "
          "gradients too, 3 weights too"},
+    {"sync_every", CONFIG_INT, FIELD(parallel_options, sync_every), "1", .low = 1, .high = 1e6,
+     .help =
+         "for slow links: replicas take so many steps alone, then one outer step over their mean "
+         "(DiLoCo); 1 sums gradients in every step"},
+    {"outer_lr", CONFIG_DOUBLE, FIELD(parallel_options, outer_lr), "0.7", .low = 0, .high = 10,
+     .help = "learning rate of the outer step, where sync_every is above 1"},
+    {"outer_momentum", CONFIG_DOUBLE, FIELD(parallel_options, outer_momentum), "0.9", .low = 0,
+     .high = 0.9999, .help = "Nesterov momentum of the outer step"},
 };
 
 void run_options_tables(struct run_options *options, struct config_table tables[RUN_TABLES]) {
@@ -219,6 +227,11 @@ enum status run_options_check(const struct run_options *options) {
             STATUS_CONFIG,
             "parallel.schedule zb-h1 keeps activations for gradients of weights that "
             "come later: train.recompute must be none");
+    if (options->parallel.sync_every > 1 && options->parallel.zero > 0)
+        return status_fail(STATUS_CONFIG,
+                           "parallel.sync_every %lld needs parallel.zero 0: replicas that train "
+                           "alone share nothing",
+                           (long long)options->parallel.sync_every);
     if (train->min_lr > train->lr)
         return status_fail(STATUS_CONFIG, "train.min_lr %g is above train.lr %g", train->min_lr,
                            train->lr);

@@ -59,13 +59,15 @@ struct lora_options {
 
 /* How the ranks share the work (parallel/mesh.h). */
 struct parallel_options {
-    int64_t tp, cp, dp, pp;    /* dp = 0: what the others leave */
-    char *order;               /* of the axes, neighbours first */
-    double watchdog;           /* seconds; 0: none */
-    bool sequence;             /* core/sequence.h, where tp is above 1 */
-    int schedule;              /* enum schedule_kind */
-    int64_t chunks;            /* layer ranges a stage holds */
-    int64_t zero;              /* what the replicas share (parallel/data_parallel.h) */
+    int64_t tp, cp, dp, pp; /* dp = 0: what the others leave */
+    char *order;            /* of the axes, neighbours first */
+    double watchdog;        /* seconds; 0: none */
+    bool sequence;          /* core/sequence.h, where tp is above 1 */
+    int schedule;           /* enum schedule_kind */
+    int64_t chunks;         /* layer ranges a stage holds */
+    int64_t zero;           /* what the replicas share (parallel/data_parallel.h) */
+    int64_t sync_every;     /* steps that replicas take alone (train/outer.h); 1: none */
+    double outer_lr, outer_momentum;
     struct config_list layers; /* of each part, in the model's order; empty: balanced */
 };
 

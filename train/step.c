@@ -58,8 +58,23 @@ static bool counts_losses(const struct trainer *t) {
     return t->place.at[MESH_TP] == 0 && t->model.shard.head;
 }
 
-/* The loss is sum of weighted token losses / sum of weights over the whole global batch: divides my
- * weights by that sum. */
+static bool steps_alone(const struct trainer *t) {
+    return t->options->parallel.sync_every > 1;
+}
+
+/* Replicas whose losses and norms are averaged, and not summed. */
+static double averaged(const struct trainer *t) {
+    return steps_alone(t) ? (double)t->mesh.size[MESH_DP] : 1.0;
+}
+
+static double replica_weight(const struct trainer *t) {
+    double sum = 0.0;
+    for (int i = 0; i < t->micro_count; i++) sum += t->micro[i].weight_sum;
+    return sum;
+}
+
+/* The loss is sum of weighted token losses / sum of weights over the whole global batch, or over
+ * the replica's share of it in a step that it takes alone: divides my weights by that sum. */
 static enum status normalise_weights(struct trainer *t, enum status mine,
                                      struct step_report *report) {
     double sums[SUMS] = {[SUM_FAILED] = mine != STATUS_OK};
@@ -74,7 +89,8 @@ static enum status normalise_weights(struct trainer *t, enum status mine,
     int64_t batch = t->options->train.global_batch;
     TRY(loader_check_trained(t->train, (int64_t)sums[SUM_TARGETS], t->step + 1, trainer_cursor(t),
                              batch));
-    float scale = (float)(1.0 / sums[SUM_WEIGHT]);
+    double whole = steps_alone(t) ? replica_weight(t) : sums[SUM_WEIGHT];
+    float scale = whole > 0.0 ? (float)(1.0 / whole) : 0.0f;
     for (int i = 0; i < t->micro_count; i++)
         for (int64_t j = 0; j < t->micro[i].tokens; j++) t->micro[i].weights[j] *= scale;
     report->tokens = (int64_t)sums[SUM_TOKENS];
@@ -107,6 +123,14 @@ static double gradient_norm(struct trainer *t) {
     return sqrt(sum);
 }
 
+/* Of replicas that step alone; not finite where any is not. */
+static double mean_norm(struct trainer *t, double own) {
+    double sum = own;
+    if (!steps_alone(t)) return own;
+    comm_all_reduce(&t->comms.replicas, &t->ws.stream, &sum, 1, DTYPE_F64, COMM_SUM);
+    return sum / averaged(t);
+}
+
 /* Ranks decide by these figures, and must decide alike; that a sum over ranks has the same last bit
  * on all of them is a habit of MPI libraries, not a promise. */
 static void take_first_ranks_figures(struct trainer *t, struct step_report *report) {
@@ -118,7 +142,7 @@ static void take_first_ranks_figures(struct trainer *t, struct step_report *repo
 
 /* The loss, and whether any rank was asked to stop. */
 static void sum_loss(struct trainer *t, double mine, struct step_report *report) {
-    double sums[2] = {counts_losses(t) ? mine : 0.0, stop_asked(t) ? 1.0 : 0.0};
+    double sums[2] = {counts_losses(t) ? mine / averaged(t) : 0.0, stop_asked(t) ? 1.0 : 0.0};
     comm_all_reduce(&t->parallel->world, &t->ws.stream, sums, 2, DTYPE_F64, COMM_SUM);
     report->loss = sums[0];
     report->stop = sums[1] > 0.0;
@@ -130,7 +154,7 @@ static float clip_scale(const struct trainer *t, double norm) {
     return clip > 0.0 && norm > clip ? (float)(clip / norm) : 1.0f;
 }
 
-static void update_weights(struct trainer *t, const struct step_report *report) {
+static void update_weights(struct trainer *t, const struct step_report *report, double norm) {
     const struct train_options *o = &t->options->train;
     const struct optimizer_step update = {.lr = report->lr,
                                           .beta1 = o->beta1,
@@ -138,11 +162,20 @@ static void update_weights(struct trainer *t, const struct step_report *report) 
                                           .eps = o->eps,
                                           .weight_decay = o->weight_decay,
                                           .step = report->step,
-                                          .grad_scale = clip_scale(t, report->gradient_norm)};
+                                          .grad_scale = clip_scale(t, norm)};
     struct trace_span span = trace_begin_phase(&t->trace, TRACE_OPTIMIZER);
     optimizer_update(&t->optimizer, &t->ws.exec, &update);
     trace_end(&t->trace, &span);
     t->tokens += report->tokens;
+}
+
+/* Every sync_every steps, and at the end. */
+static void meet_replicas(struct trainer *t) {
+    const struct parallel_options *o = &t->options->parallel;
+    if (!steps_alone(t) || (t->step % o->sync_every != 0 && t->step != t->steps)) return;
+    struct trace_span span = trace_begin_phase(&t->trace, TRACE_OPTIMIZER);
+    outer_step(&t->outer, &t->comms.replicas, &t->ws.stream, o->outer_lr, o->outer_momentum);
+    trace_end(&t->trace, &span);
 }
 
 static enum status take_step(struct trainer *t, struct step_report *report) {
@@ -155,13 +188,16 @@ static enum status take_step(struct trainer *t, struct step_report *report) {
     double mine = run_microbatches(t);
     sum_loss(t, mine, report);
     span = trace_begin_phase(&t->trace, TRACE_OPTIMIZER);
-    report->gradient_norm = gradient_norm(t);
+    double norm = gradient_norm(t);
+    report->gradient_norm = mean_norm(t, norm);
     trace_end(&t->trace, &span);
     take_first_ranks_figures(t, report);
     TRY(safety_judge(t, report, mine));
     report->lr = schedule_rate(&t->options->train, report->step, t->steps);
-    if (report->verdict == GUARD_TAKE) update_weights(t, report);
+    if (report->verdict == GUARD_TAKE)
+        update_weights(t, report, steps_alone(t) ? norm : report->gradient_norm);
     t->step++;
+    meet_replicas(t);
     report->seconds = clock_seconds() - start;
     return stream_check(&t->ws.stream);
 }

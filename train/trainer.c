@@ -236,8 +236,14 @@ static enum status push_batches(struct trainer *t, struct arena *arena) {
     return stages_plan(t, arena);
 }
 
+/* Replicas do not sum gradients: a communicator of one stands in for them. */
+static bool steps_alone(const struct trainer *t) {
+    return t->options->parallel.sync_every > 1;
+}
+
 static enum status push_gradients(struct trainer *t, struct arena *arena) {
-    const struct dp_options options = {.comm = &t->comms.replicas,
+    struct comm *together = steps_alone(t) ? &t->ws.self : &t->comms.replicas;
+    const struct dp_options options = {.comm = together,
                                        .stream = &t->ws.stream,
                                        .layers = t->model.config.layers,
                                        .bucket_bytes = DP_BUCKET_BYTES,
@@ -252,7 +258,9 @@ static enum status push_gradients(struct trainer *t, struct arena *arena) {
 
 static enum status push_optimizer(struct trainer *t, struct arena *arena) {
     optimizer_free(&t->optimizer);
-    return optimizer_plan(&t->optimizer, &t->dp, &t->sharded, t->params, t->param_count, arena);
+    outer_free(&t->outer);
+    TRY(optimizer_plan(&t->optimizer, &t->dp, &t->sharded, t->params, t->param_count, arena));
+    return steps_alone(t) ? outer_plan(&t->outer, &t->optimizer, arena) : STATUS_OK;
 }
 
 static enum status count_arenas(struct trainer *t, struct trainer_memory *memory) {
@@ -311,6 +319,7 @@ static enum status open_memory(struct trainer *t) {
     TRY(arena_create(&t->optimizer_state, "optimizer", bytes.optimizer));
     TRY(push_optimizer(t, &t->optimizer_state));
     optimizer_start(&t->optimizer, t->ws.exec.stream);
+    if (steps_alone(t)) outer_start(&t->outer);
     return count_trained(t);
 }
 
@@ -521,6 +530,7 @@ void trainer_close(struct trainer *t) {
     trace_close(&t->trace);
     free(t->slow.times);
     optimizer_free(&t->optimizer);
+    outer_free(&t->outer);
     dp_free(&t->dp);
     tensor_parallel_close(&t->tensor);
     sharded_free(&t->sharded);

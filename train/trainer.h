@@ -16,6 +16,7 @@
 #include "train/guard.h"
 #include "train/optimizer.h"
 #include "train/options.h"
+#include "train/outer.h"
 #include "train/slow_rank.h"
 #include "train/trace.h"
 
@@ -48,6 +49,7 @@ struct trainer {
     struct tensor_parallel tensor;
     struct dp dp;
     struct optimizer optimizer;
+    struct outer outer; /* parallel.sync_every above 1; else zeroed */
     struct workspace ws;
     struct exec_watch watch;
     struct arena gradients, optimizer_state, batches;
