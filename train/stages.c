@@ -122,7 +122,8 @@ enum status stages_plan(struct trainer *t, struct arena *arena) {
 }
 
 bool stages_weights_later(const struct trainer *t) {
-    return t->pipeline.schedule.shape.kind == PIPELINE_ZB_H1 && !t->trained;
+    bool kept = t->options->parallel.zero < 2; /* where gradients stay until the end of the step */
+    return t->pipeline.schedule.shape.kind == PIPELINE_ZB_H1 && !t->trained && kept;
 }
 
 static void poke(void *context) {

@@ -41,10 +41,6 @@ static enum status place_rank(struct trainer *t, int rank, int ranks) {
         return status_fail(STATUS_UNSUPPORTED,
                            "this version has no context parallelism: parallel.cp is 1");
     TRY(mesh_create(&t->mesh, ranks, &degrees));
-    if (o->zero >= 2 && o->pp > 1 && o->schedule == PIPELINE_ZB_H1)
-        return status_fail(STATUS_UNSUPPORTED,
-                           "parallel.zero 2 and 3 need all gradients of a layer at once: choose "
-                           "another parallel.schedule than zb-h1");
     t->place = mesh_place(&t->mesh, rank);
     return STATUS_OK;
 }
