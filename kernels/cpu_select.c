@@ -8,7 +8,8 @@
 struct candidate {
     const char *name;
     const struct kernels *f32, *bf16;
-    bool (*supported)(void);
+    bool (*supported)(void); /* by the machine */
+    bool (*pays)(void);      /* to be chosen where nobody names a table */
 };
 
 static bool always(void) {
@@ -25,23 +26,28 @@ static bool has_avx512(void) {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
+static bool has_avx512_bf16(void) {
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
+
 /* A dot product of bf16 pairs does the work of two fp32 multiply-adds, in the time of one on some
  * machines and of four on others, where bf16 is better widened: cpuid can't tell, a measurement
- * can. No noise turns a gain of 2 into 0.5 or back. */
-static bool has_avx512_bf16(void) {
-    return has_avx512() && __builtin_cpu_supports("avx512bf16") &&
-           peak_dots_gain_avx512_bf16_bf16() > 1.2;
+ * can. Another process on the same core can spoil one, of 1 ms, but not every one. */
+static bool dots_gain(void) {
+    bool gain = false;
+    for (int trial = 0; trial < 8 && !gain; trial++) gain = peak_dots_gain_avx512_bf16_bf16() > 1.2;
+    return gain;
 }
 #endif
 
 /* Best first. */
 static const struct candidate candidates[] = {
 #if STRATA_X86
-    {"avx512_bf16", &kernels_avx512_f32, &kernels_avx512_bf16_bf16, has_avx512_bf16},
-    {"avx512", &kernels_avx512_f32, &kernels_avx512_bf16, has_avx512},
-    {"avx2", &kernels_avx2_f32, &kernels_avx2_bf16, has_avx2},
+    {"avx512_bf16", &kernels_avx512_f32, &kernels_avx512_bf16_bf16, has_avx512_bf16, dots_gain},
+    {"avx512", &kernels_avx512_f32, &kernels_avx512_bf16, has_avx512, always},
+    {"avx2", &kernels_avx2_f32, &kernels_avx2_bf16, has_avx2, always},
 #endif
-    {"reference", &kernels_reference_f32, &kernels_reference_bf16, always},
+    {"reference", &kernels_reference_f32, &kernels_reference_bf16, always, always},
 };
 enum { CANDIDATES = sizeof candidates / sizeof *candidates };
 
@@ -50,12 +56,9 @@ enum status kernels_cpu(const struct kernels **kernels, const char *name, enum d
     for (size_t i = 0; i < CANDIDATES; i++) {
         const struct candidate *candidate = &candidates[i];
         if (!any && strcmp(name, candidate->name) != 0) continue;
-        if (!candidate->supported()) {
-            if (any) continue;
-            return status_fail(STATUS_CONFIG,
-                               "this machine lacks the instructions of '%s', or they are slow",
-                               name);
-        }
+        if (any && !(candidate->supported() && candidate->pays())) continue;
+        if (!candidate->supported())
+            return status_fail(STATUS_CONFIG, "this machine lacks the instructions of '%s'", name);
         *kernels = act == DTYPE_BF16 ? candidate->bf16 : candidate->f32;
         return STATUS_OK;
     }
@@ -66,7 +69,7 @@ enum status kernels_cpu(const struct kernels **kernels, const char *name, enum d
 
 int kernels_cpu_level(void) {
     int i = 0;
-    while (!candidates[i].supported()) i++;
+    while (!(candidates[i].supported() && candidates[i].pays())) i++;
     return CANDIDATES - 1 - i;
 }
 

@@ -50,9 +50,9 @@ struct kernels {
 };
 
 /* The table called `name` ("reference", "avx2", "avx512", "avx512_bf16": the last is avx512 where
- * activations are fp32), or the best of this machine when name is NULL or "auto". STATUS_CONFIG
- * when the name is unknown or the machine lacks the instructions. act is DTYPE_F32 or DTYPE_BF16.
- * The table is constant and lives for ever. */
+ * activations are fp32), or the best of this machine, by cpuid and measurement, when name is NULL
+ * or "auto". STATUS_CONFIG when the name is unknown or the machine lacks the instructions. act is
+ * DTYPE_F32 or DTYPE_BF16. The table is constant and lives for ever. */
 enum status kernels_cpu(const struct kernels **kernels, const char *name, enum dtype act);
 
 /* A table whose ops do nothing: to run layout code on counting arenas. */
