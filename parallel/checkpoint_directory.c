@@ -4,7 +4,6 @@
 #include "core/directory.h"
 #include "parallel/checkpoint.h"
 
-#include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
