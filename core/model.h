@@ -120,6 +120,13 @@ struct param_source {
     void *context;
 };
 
+/* The layer whose backward completes a parameter's gradient: `layers` stands for final norm and
+ * head, -1 for the embedding. */
+static inline int param_completing_layer(const struct param *param, int layers) {
+    if (param->layer >= 0) return param->layer;
+    return param->id == WEIGHT_EMBED ? -1 : layers;
+}
+
 /* param_read from `source`, or from memory where it is NULL. */
 static inline enum status param_read_from(const struct param_source *source, float *out,
                                           const struct param *param, int64_t first, int64_t count) {

@@ -7,12 +7,6 @@
 
 /* --- layout ---------------------------------------------------------------------------------- */
 
-/* The layer whose completion completes the parameter, as stage_backward reports it. */
-static int completing_layer(const struct param *param, int layers) {
-    if (param->layer >= 0) return param->layer;
-    return param->id == WEIGHT_EMBED ? -1 : layers;
-}
-
 /* Vectors beside sharded matrices: all in the last bucket. */
 static bool set_apart(const struct dp *dp, const struct param *param) {
     return dp->weights_sharded && weight_is_vector(param->id);
@@ -21,7 +15,7 @@ static bool set_apart(const struct dp *dp, const struct param *param) {
 /* Buckets that take turns hold whole groups, so that what a layer's backward writes is in one. */
 enum { APART = -2 };
 static int group_of(const struct dp *dp, const struct param *param) {
-    return set_apart(dp, param) ? APART : completing_layer(param, dp->layers);
+    return set_apart(dp, param) ? APART : param_completing_layer(param, dp->layers);
 }
 
 /* Its gradient is written to by the head's backward and completed by the embedding's. */
@@ -215,7 +209,7 @@ static void start_bucket(struct dp *dp, struct dp_bucket *bucket) {
 static bool concerns(const struct dp *dp, const struct dp_bucket *bucket, int layer) {
     if (bucket->lasting) return true;
     for (int i = bucket->first; i < bucket->last; i++)
-        if (completing_layer(dp->params[i], dp->layers) == layer) return true;
+        if (param_completing_layer(dp->params[i], dp->layers) == layer) return true;
     return false;
 }
 
@@ -240,7 +234,7 @@ void dp_layer_done(void *context, int layer) {
             continue;
         }
         for (int i = bucket->first; i < bucket->last && bucket->open && !bucket->lasting; i++)
-            bucket->pending -= completing_layer(dp->params[i], dp->layers) == layer;
+            bucket->pending -= param_completing_layer(dp->params[i], dp->layers) == layer;
         assert(bucket->pending >= 0); /* a layer is reported once a backward */
         if (bucket->pending == 0 || (bucket->lasting && bucket->open && layer == -1))
             start_bucket(dp, bucket);

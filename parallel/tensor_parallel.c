@@ -36,10 +36,6 @@ static int64_t elements_of(const struct param *param) {
     return weight_elements(param->grad.layout, param->w.rows, param->w.cols);
 }
 
-static int completing_layer(const struct tensor_parallel *t, const struct param *param) {
-    return param->layer >= 0 ? param->layer : t->layers;
-}
-
 /* Elements of the small parts of the layer that has most of them. */
 static int64_t largest_layer(const struct tensor_parallel *t) {
     int64_t largest = 0;
@@ -48,7 +44,8 @@ static int64_t largest_layer(const struct tensor_parallel *t) {
         for (int i = 0; i < t->count; i++) {
             const struct param *param = t->parts[i].param;
             int64_t elements = elements_of(param);
-            if (completing_layer(t, param) == layer && elements < ALONE) sum += elements;
+            if (param_completing_layer(param, t->layers) == layer && elements < ALONE)
+                sum += elements;
         }
         largest = max_i64(largest, sum);
     }
@@ -82,7 +79,7 @@ static int64_t copy_small(const struct tensor_parallel *t, const struct comm *co
         const struct tensor_part *part = &t->parts[i];
         int64_t elements = elements_of(part->param);
         if (part->comm != comm || part->summed || elements >= ALONE ||
-            completing_layer(t, part->param) != layer)
+            param_completing_layer(part->param, t->layers) != layer)
             continue;
         float *gradient = part->param->grad.data, *place = t->buffer + at;
         memcpy(back ? gradient : place, back ? place : gradient, (size_t)elements * sizeof *place);
@@ -103,7 +100,7 @@ void tensor_parallel_layer_done(struct tensor_parallel *t, int layer) {
     sum_small(t, &t->copies, layer);
     for (int i = 0; i < t->count; i++) {
         struct tensor_part *part = &t->parts[i];
-        if (completing_layer(t, part->param) != layer) continue;
+        if (param_completing_layer(part->param, t->layers) != layer) continue;
         int64_t elements = elements_of(part->param);
         if (!part->summed && elements >= ALONE)
             comm_all_reduce_ordered(part->comm, t->stream, part->param->grad.data, elements,
@@ -114,7 +111,7 @@ void tensor_parallel_layer_done(struct tensor_parallel *t, int layer) {
 
 void tensor_parallel_reset(struct tensor_parallel *t, const struct shard *shard) {
     for (int i = 0; i < t->count; i++) {
-        int layer = completing_layer(t, t->parts[i].param);
+        int layer = param_completing_layer(t->parts[i].param, t->layers);
         bool here = layer >= shard->first_layer && layer < shard->end_layer;
         if (here || (shard->head && layer == t->layers)) t->parts[i].summed = false;
     }

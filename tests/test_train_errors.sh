@@ -56,11 +56,6 @@ refused "unknown key" 1 'unknown key .*train.leraning_rate.*nearest known one is
 refused "unknown key, nearest" 2 'unknown key .*train.stepz.*nearest known one is .*train.steps' \
     train.stepz=1
 refused "sequence of one" 1 'data.sequence_length = .*must be from 2' data.sequence_length=1
-for flags in "" --dry-run; do # shellcheck disable=SC2086
-    refused "warm-up above steps" 2 "train.warmup 41 is not below the run's 40 steps" train.warmup=41 $flags
-    refused "warm-up above epochs" 1 "train.warmup 41 is not below the run's 6 steps" \
-        train.warmup=41 train.steps=0 train.epochs=1 $flags
-done
 refused "sequence above context" 1 'sequence_length 512 is above the model.s context of 128' \
     data.sequence_length=512
 refused "no model" 2 'tests/fixtures/none' model.path=tests/fixtures/none
@@ -252,6 +247,14 @@ ranks_quietly 2 "$strata" train "$folder/run.yaml" train.mode=lora lora.rank=33 
     fail "a rank above the matrix: $(cat "$folder/log")"
 ranks_quietly 1 "$strata" train "$folder/run.yaml" train.mode=lora lora.rank=32 lora.targets=q_proj train.steps=1 "train.out=$folder/rank32"
 grep -q event=lora_rank "$folder/log" && fail "a rank within the matrix: $(cat "$folder/log")"
+
+# A warm-up that the run does not outlast is told, whether planned or run.
+for flags in "" --dry-run; do # shellcheck disable=SC2086
+    ranks_quietly 2 "$strata" train "$folder/run.yaml" train.steps=2 train.warmup=2 "train.out=$folder/warm$flags" $flags
+    [ "$(grep -c 'level=warn.* event=long_warmup warmup=2 steps=2 ' "$folder/log")" -eq 1 ] || fail "a warm-up of all steps: $(cat "$folder/log")"
+done
+ranks_quietly 1 "$strata" train "$folder/run.yaml" train.steps=2 train.warmup=1 "train.out=$folder/warmed"
+grep -q event=long_warmup "$folder/log" && fail "a warm-up within the run: $(cat "$folder/log")"
 
 # A step that uses sequences more than once, and more threads than the host has.
 ranks_quietly 1 "$strata" train "$folder/run.yaml" train.steps=1 train.global_batch=1000 "train.out=$folder/many"

@@ -35,13 +35,17 @@ static void print_data(const struct run_options *options, const struct trainer_d
            (long long)sequences, epochs, epochs * (double)data->tokens);
 }
 
-enum status train_dry_run(const struct run_options *options, const struct parallel *parallel) {
+static enum status print_plan(const struct run_options *options, int ranks) {
     struct trainer_memory memory = {0};
     struct trainer_data data = {0};
-    TRY(run_options_check(options));
-    TRY(trainer_plan(options, parallel->world.size, &memory));
-    if (parallel->world.rank == 0) print_memory(&memory);
+    TRY(trainer_plan(options, ranks, &memory));
+    print_memory(&memory);
     TRY(trainer_plan_data(options, &data));
-    if (parallel->world.rank == 0) print_data(options, &data);
+    print_data(options, &data);
     return STATUS_OK;
+}
+
+enum status train_dry_run(const struct run_options *options, const struct parallel *parallel) {
+    TRY(run_options_check(options));
+    return parallel->world.rank == 0 ? print_plan(options, parallel->world.size) : STATUS_OK;
 }

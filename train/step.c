@@ -7,6 +7,7 @@
 #include "train/safety.h"
 #include "train/schedule.h"
 #include "train/stages.h"
+#include "train/trainer_parts.h"
 
 #include <math.h>
 #include <string.h>
@@ -58,13 +59,9 @@ static bool counts_losses(const struct trainer *t) {
     return t->place.at[MESH_TP] == 0 && t->model.shard.head;
 }
 
-static bool steps_alone(const struct trainer *t) {
-    return t->options->parallel.sync_every > 1;
-}
-
 /* Replicas whose losses and norms are averaged, and not summed. */
 static double averaged(const struct trainer *t) {
-    return steps_alone(t) ? (double)t->mesh.size[MESH_DP] : 1.0;
+    return trainer_steps_alone(t) ? (double)t->mesh.size[MESH_DP] : 1.0;
 }
 
 static double replica_weight(const struct trainer *t) {
@@ -89,7 +86,7 @@ static enum status normalise_weights(struct trainer *t, enum status mine,
     int64_t batch = t->options->train.global_batch;
     TRY(loader_check_trained(t->train, (int64_t)sums[SUM_TARGETS], t->step + 1, trainer_cursor(t),
                              batch));
-    double whole = steps_alone(t) ? replica_weight(t) : sums[SUM_WEIGHT];
+    double whole = trainer_steps_alone(t) ? replica_weight(t) : sums[SUM_WEIGHT];
     float scale = whole > 0.0 ? (float)(1.0 / whole) : 0.0f;
     for (int i = 0; i < t->micro_count; i++)
         for (int64_t j = 0; j < t->micro[i].tokens; j++) t->micro[i].weights[j] *= scale;
@@ -126,7 +123,7 @@ static double gradient_norm(struct trainer *t) {
 /* Of replicas that step alone; not finite where any is not. */
 static double mean_norm(struct trainer *t, double own) {
     double sum = own;
-    if (!steps_alone(t)) return own;
+    if (!trainer_steps_alone(t)) return own;
     comm_all_reduce(&t->comms.replicas, &t->ws.stream, &sum, 1, DTYPE_F64, COMM_SUM);
     return sum / averaged(t);
 }
@@ -172,7 +169,7 @@ static void update_weights(struct trainer *t, const struct step_report *report, 
 /* Every sync_every steps, and at the end. */
 static void meet_replicas(struct trainer *t) {
     const struct parallel_options *o = &t->options->parallel;
-    if (!steps_alone(t) || (t->step % o->sync_every != 0 && t->step != t->steps)) return;
+    if (!trainer_steps_alone(t) || (t->step % o->sync_every != 0 && t->step != t->steps)) return;
     struct trace_span span = trace_begin_phase(&t->trace, TRACE_OPTIMIZER);
     outer_step(&t->outer, &t->comms.replicas, &t->ws.stream, o->outer_lr, o->outer_momentum);
     trace_end(&t->trace, &span);
@@ -195,7 +192,7 @@ static enum status take_step(struct trainer *t, struct step_report *report) {
     TRY(safety_judge(t, report, mine));
     report->lr = schedule_rate(&t->options->train, report->step, t->steps);
     if (report->verdict == GUARD_TAKE)
-        update_weights(t, report, steps_alone(t) ? norm : report->gradient_norm);
+        update_weights(t, report, trainer_steps_alone(t) ? norm : report->gradient_norm);
     t->step++;
     meet_replicas(t);
     report->seconds = clock_seconds() - start;

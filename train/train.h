@@ -13,7 +13,8 @@ enum status train_run(const struct run_options *options, const struct config_tab
 
 /* What `strata train --dry-run` prints: the bytes that a rank of this job would allocate, and what
  * the token files hold, which are opened and compared with the tokenizer and the vocabulary as the
- * run itself would. Weights are not read, nothing is written. */
+ * run itself would. Weights are not read, nothing is written.
+ * Rank 0 looks, for all. */
 enum status train_dry_run(const struct run_options *options, const struct parallel *parallel);
 
 #endif

@@ -22,7 +22,7 @@ mpirun -n 2 --oversubscribe --bind-to none "$strata" train configs/demo/lora.yam
 "$strata" plot "$work/run" --out "$work/loss.svg"
 
 say "3. Held-out loss before and after (other wordings than those trained on)"
-"$strata" train configs/demo/lora.yaml train.out="$work/before" train.steps=1 train.warmup=0 train.lr=0 \
+"$strata" train configs/demo/lora.yaml train.out="$work/before" train.steps=1 train.lr=0 \
     train.export=false 2> "$work/before.log" || { cat "$work/before.log"; exit 1; }
 held_out() { # run's folder: loss of its last validation
     jq -es 'map(select(.kind == "validation")) | last | .loss' "$1/metrics.jsonl"
