@@ -3,21 +3,34 @@
 
 #include "core/export.h"
 #include "data/token_file.h"
+#include "parallel/comm_mpi.h"
 #include "train/result.h"
 
 #include <ftw.h>
 #include <unistd.h>
 #include <xxhash.h>
 
-enum { DOCUMENTS = 23, TEXT_BYTES = 4096 };
+enum { DOCUMENTS = 23, TEXT_BYTES = 4096, MOST_WORDS = 24 };
 
-static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *place) {
-    (void)info, (void)type, (void)place;
-    return remove(path);
+/* --- a job and its folder -------------------------------------------------------------------- */
+
+void layout_start(struct parallel *job, int *argc, char ***argv) {
+    if (parallel_start(job, argc, argv) != STATUS_OK) exit(1);
+    job->threads = 1;
+    if (job->mpi) setenv("CMOCKA_TEST_ABORT", "1", 1); /* the others would wait for a failed rank */
 }
 
-static void remove_folder(const char *path) {
-    nftw(path, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+int layout_finish(struct parallel *job, int failed) {
+    if (failed) parallel_abort(job, "comparing layouts");
+    parallel_finish(job);
+    return 0;
+}
+
+static void wait_for_all(struct parallel *job) {
+    struct stream stream;
+    stream_open_cpu(&stream, 1);
+    comm_barrier(&job->world, &stream);
+    assert_ok(stream_check(&stream));
 }
 
 /* Documents of 2 to 33 tokens. */
@@ -37,85 +50,104 @@ static void write_tokens(const char *path) {
     assert_ok(token_writer_finish(writer));
 }
 
+/* FOLDER/NAME.json, FOLDER/NAME/model.safetensors and FOLDER/NAME.gguf in Q8_0. */
+static void write_model(const char *folder, const struct layout_model *kind) {
+    struct model_config config;
+    struct model model;
+    char json[512], directory[512], gguf[512];
+    snprintf(json, sizeof json, "%s/%s.json", folder, kind->name);
+    snprintf(directory, sizeof directory, "%s/%s", folder, kind->name);
+    snprintf(gguf, sizeof gguf, "%s/%s.gguf", folder, kind->name);
+    FILE *file = fopen(json, "w");
+    assert_non_null(file);
+    fputs(kind->json, file);
+    assert_int_equal(fclose(file), 0);
+    assert_ok(model_config_read_json(&config, json));
+    assert_ok(model_create(&model, &config, NULL, LAYOUT_PANEL_F32));
+    model_init_random(&model, 7, 0.05f, 1);
+    const struct export_request plain = {.model = &model, .dtype = DTYPE_F32, .path = directory};
+    const struct export_request blocks = {
+        .model = &model, .format = EXPORT_GGUF, .dtype = DTYPE_Q8_0, .path = gguf};
+    assert_ok(export_model(&plain));
+    if (!config.mlp_bias) assert_ok(export_model(&blocks)); /* GGUF has no name for them */
+    model_free(&model);
+}
+
 void layout_site_open(struct layout_site *site, struct parallel *job) {
     char path[512];
     struct stream stream;
     stream_open_cpu(&stream, 1);
     *site = (struct layout_site){.job = job};
     if (job->world.rank == 0) {
-        strcpy(site->folder, "/tmp/strata-layouts-XXXXXX");
+        const char *base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+        snprintf(site->folder, sizeof site->folder, "%s/strata-layouts-XXXXXX", base);
         assert_non_null(mkdtemp(site->folder));
         snprintf(path, sizeof path, "%s/tokens.h5", site->folder);
         write_tokens(path);
+        for (const struct layout_model *kind = layout_models; kind->name; kind++)
+            write_model(site->folder, kind);
     }
     comm_broadcast(&job->world, &stream, site->folder, sizeof site->folder, DTYPE_U8, 0);
     assert_ok(stream_check(&stream));
 }
 
+static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *place) {
+    (void)info, (void)type, (void)place;
+    return remove(path);
+}
+
 void layout_site_close(struct layout_site *site) {
-    struct stream stream;
-    stream_open_cpu(&stream, 1);
-    comm_barrier(&site->job->world, &stream);
-    if (site->job->world.rank == 0) remove_folder(site->folder);
+    wait_for_all(site->job);
+    if (site->job->world.rank == 0) nftw(site->folder, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
 }
 
-void layout_remove(const struct layout_site *site, const char *run) {
+void layout_remove(const struct layout_site *site, const char *name) {
     char path[512];
-    snprintf(path, sizeof path, "%s/%s", site->folder, run);
-    remove_folder(path);
+    wait_for_all(site->job);
+    snprintf(path, sizeof path, "%s/%s", site->folder, name);
+    if (site->job->world.rank == 0) nftw(path, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    wait_for_all(site->job);
 }
 
-void layout_result_free(struct layout_result *result) {
-    for (int i = 0; i < result->count; i++) {
-        free(result->tensors[i].gradient);
-        free(result->tensors[i].weights);
-    }
-    free(result->tensors);
-    *result = (struct layout_result){0};
-}
+/* --- a run ----------------------------------------------------------------------------------- */
 
-/* Random weights of this rank's, for what needs a model to start from. */
-static void write_model(const char *config_path, const char *path) {
-    struct model_config config;
-    struct model model;
-    assert_ok(model_config_read_json(&config, config_path));
-    assert_ok(model_create(&model, &config, NULL, LAYOUT_PANEL_F32));
-    model_init_random(&model, 7, 0.05f, 1);
-    const struct export_request request = {
-        .model = &model, .format = EXPORT_SAFETENSORS, .dtype = DTYPE_F32, .path = path};
-    assert_ok(export_model(&request));
-    model_free(&model);
-}
-
-/* Where the model comes from, as a run file says it; a text is written to a file of this rank. */
+/* Where the model comes from, as a run file says it: adapters need one that is written. */
 static void describe_model(const struct layout_site *site, const struct layout_case *row,
                            char text[TEXT_BYTES]) {
-    char path[512], model[512];
-    int rank = site->job->world.rank;
-    if (row->model[0] != '{') {
-        const char *folder = row->model[0] == '/' ? "" : "tests/fixtures/";
-        snprintf(text, TEXT_BYTES, "path: %s%s", folder, row->model);
-        return;
+    size_t length = strcspn(row->model, ".");
+    const struct layout_model *kind = layout_models;
+    while (kind->name && (strlen(kind->name) != length || strncmp(kind->name, row->model, length)))
+        kind++;
+    if (!kind->name)
+        snprintf(text, TEXT_BYTES, "path: tests/fixtures/%s", row->model);
+    else if (strstr(row->training, "mode=lora"))
+        snprintf(text, TEXT_BYTES, "path: %s/%s", site->folder, row->model);
+    else
+        snprintf(text, TEXT_BYTES, "config: %s/%s.json, init_std: 0.05", site->folder, row->model);
+}
+
+/* The words of a row as a command line's arguments; all lie in `text`. */
+static int take_words(char *arguments[MOST_WORDS], int count, const char *words, const char *prefix,
+                      char text[TEXT_BYTES]) {
+    char *next = text, *end = text + TEXT_BYTES;
+    while (*(words += strspn(words, " "))) {
+        int length = (int)strcspn(words, " =");
+        bool whole = memchr(words, '.', (size_t)length) != NULL;
+        length = (int)strcspn(words, " ");
+        assert_true(count < MOST_WORDS && end - next > length + 16);
+        arguments[count++] = next;
+        next += snprintf(next, (size_t)(end - next), "%s%.*s", whole ? "" : prefix, length, words);
+        next++;
+        words += length;
     }
-    snprintf(path, sizeof path, "%s/config-%d.json", site->folder, rank);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    fputs(row->model, file);
-    assert_int_equal(fclose(file), 0);
-    snprintf(text, TEXT_BYTES, "config: %s, init_std: 0.05", path);
-    if (strcmp(row->training[0], "train.mode=lora") != 0) return;
-    snprintf(model, sizeof model, "%s/model-%d", site->folder, rank);
-    write_model(path, model);
-    snprintf(text, TEXT_BYTES, "path: %s", model);
+    return count;
 }
 
 /* eps is large: Adam makes a step of any gradient above it, also of the rounding that is left where
  * a gradient is 0. */
-void layout_open(struct layout_run *run, const struct layout_site *site, const char *name,
-                 const struct layout_case *row, const char *const *layout,
-                 struct parallel *parallel) {
-    char text[2 * TEXT_BYTES], model[TEXT_BYTES], *arguments[2 * LAYOUT_ARGUMENTS];
-    int count = 0;
+void layout_parse(struct layout_run *run, const struct layout_site *site, const char *name,
+                  const struct layout_case *row, const char *layout) {
+    char text[2 * TEXT_BYTES], model[TEXT_BYTES], words[2][TEXT_BYTES], *arguments[MOST_WORDS];
     memset(run, 0, sizeof *run);
     describe_model(site, row, model);
     snprintf(text, sizeof text,
@@ -125,17 +157,17 @@ void layout_open(struct layout_run *run, const struct layout_site *site, const c
              "train: {out: %s/%s, steps: %d, lr: 1e-3, warmup: 4, threads: 1, keep: 100,"
              " eps: 1e-3}\n",
              model, site->folder, site->folder, site->folder, name, LAYOUT_STEPS);
-    for (int i = 0; i < LAYOUT_ARGUMENTS && row->training[i]; i++)
-        arguments[count++] = (char *)(uintptr_t)row->training[i];
-    for (int i = 0; layout && i < LAYOUT_ARGUMENTS && layout[i]; i++)
-        arguments[count++] = (char *)(uintptr_t)layout[i];
+    int count = take_words(arguments, 0, row->training, "train.", words[0]);
+    count = take_words(arguments, count, layout, "parallel.", words[1]);
     run_options_tables(&run->options, run->tables);
     assert_ok(
         config_parse(run->tables, RUN_TABLES, text, strlen(text), "test.yaml", arguments, count));
-    if (parallel->world.rank == 0) {
-        snprintf(text, sizeof text, "%s/%s", site->folder, name);
-        mkdir(text, 0777);
-    }
+}
+
+void layout_open(struct layout_run *run, const struct layout_site *site, const char *name,
+                 const struct layout_case *row, const char *layout, struct parallel *parallel) {
+    layout_parse(run, site, name, row, layout);
+    if (parallel->world.rank == 0) mkdir(run->options.train.out, 0777);
     assert_ok(trainer_open(&run->trainer, &run->options, parallel));
 }
 
@@ -143,6 +175,8 @@ void layout_close(struct layout_run *run) {
     trainer_close(&run->trainer);
     config_free(run->tables, RUN_TABLES);
 }
+
+/* --- training -------------------------------------------------------------------------------- */
 
 /* A place's name of what it holds: the stage, but for a tied embedding, which two of them have. */
 static int64_t key_of(const struct trainer *t, const struct param *param) {
@@ -199,21 +233,21 @@ static void check_plan(struct layout_run *run) {
     assert_int_equal(largest, trainer_memory_total(&planned));
 }
 
-void layout_train(const struct layout_site *site, const char *name, const struct layout_case *row,
-                  const char *const *layout, struct parallel *parallel, int first, int end,
-                  struct layout_result *result) {
+static void train_steps(const struct layout_site *site, const char *name,
+                        const struct layout_case *row, const struct layout_leg *leg,
+                        struct parallel *parallel, int first, struct layout_result *result) {
     static struct layout_run run;
-    layout_open(&run, site, name, row, layout, parallel);
+    layout_open(&run, site, name, row, leg->layout, parallel);
     check_plan(&run);
     assert_int_equal(run.trainer.step, first);
-    for (int step = first; step < end; step++) {
+    for (int step = first; step < leg->end; step++) {
         struct step_report report;
         assert_ok(trainer_step(&run.trainer, &report));
         result->losses[step] = report.loss;
         result->norms[step] = report.gradient_norm;
-        if (step == 0 || step + 1 == end) assert_ok(trainer_checkpoint(&run.trainer, false));
+        if (step == 0 || step + 1 == leg->end) assert_ok(trainer_checkpoint(&run.trainer, false));
     }
-    if (end == LAYOUT_STEPS) {
+    if (leg->end == LAYOUT_STEPS) {
         assert_ok(trainer_validate(&run.trainer, &result->validation));
         assert_ok(result_export(&run.trainer));
     }
@@ -221,135 +255,60 @@ void layout_train(const struct layout_site *site, const char *name, const struct
     layout_close(&run);
 }
 
-/* m after one step is (1 - beta1) * clip_scale * gradient. */
-static void unscale(float *values, int64_t count, const struct run_options *options, double norm) {
-    double clip = options->train.clip;
-    double scale = (1.0 - options->train.beta1) * (clip > 0.0 && norm > clip ? clip / norm : 1.0);
-    for (int64_t i = 0; i < count; i++) values[i] = (float)((double)values[i] / scale);
-}
-
-static void read_tensors(const struct layout_run *run, const struct layout_result *result,
-                         int64_t step, const char *kind, bool weights) {
-    struct checkpoint_slab *slabs = calloc((size_t)result->count, sizeof *slabs);
-    char(*names)[CHECKPOINT_NAME_BYTES] = calloc((size_t)result->count, sizeof *names);
-    char path[512];
-    struct comm self;
-    struct checkpoint_state state;
-    assert_non_null(slabs);
-    assert_non_null(names);
-    for (int i = 0; i < result->count; i++) {
-        const struct param *param = run->trainer.params[i];
-        float *values = weights ? result->tensors[i].weights : result->tensors[i].gradient;
-        snprintf(names[i], sizeof names[i], "%s/%s", kind, param->name);
-        slabs[i] = (struct checkpoint_slab){
-            .name = names[i],
-            .rows = param->w.rows,
-            .cols = param->w.cols,
-            .values = {LAYOUT_ROWS_F32, param->w.rows, param->w.cols, values}};
-    }
-    comm_open_self(&self, "self");
-    snprintf(path, sizeof path, "%s/checkpoints", run->options.train.out);
-    assert_ok(checkpoint_load(&self, path, step, &state, slabs, result->count));
-    free(state.config);
-    free(slabs);
-    free(names);
-}
-
-/* Opens the run on one rank, to know its tensors. */
-void layout_read(const struct layout_site *site, const char *name, const struct layout_case *row,
-                 struct layout_result *result) {
-    static struct layout_run run;
-    struct parallel alone = {.node_size = 1, .threads = 1, .node_cpus = 1};
-    comm_open_self(&alone.world, "world");
-    layout_open(&run, site, name, row, NULL, &alone);
-    result->count = run.trainer.param_count;
-    result->tensors = calloc((size_t)result->count, sizeof *result->tensors);
-    assert_non_null(result->tensors);
-    for (int i = 0; i < result->count; i++) {
-        struct layout_tensor *tensor = &result->tensors[i];
-        const struct param *param = run.trainer.params[i];
-        snprintf(tensor->name, sizeof tensor->name, "%s", param->name);
-        tensor->elements = param->w.rows * param->w.cols;
-        tensor->gradient = calloc((size_t)tensor->elements, sizeof(float));
-        tensor->weights = calloc((size_t)tensor->elements, sizeof(float));
-    }
-    read_tensors(&run, result, 1, "adam_m", false);
-    read_tensors(&run, result, LAYOUT_STEPS, "weights", true);
-    for (int i = 0; i < result->count; i++)
-        unscale(result->tensors[i].gradient, result->tensors[i].elements, &run.options,
-                result->norms[0]);
-    layout_close(&run);
-}
-
-/* |a - b| / |a| */
-static double difference(const float *a, const float *b, int64_t count) {
-    double norm = 0.0, sum = 0.0;
-    for (int64_t i = 0; i < count; i++) {
-        double d = (double)a[i] - (double)b[i];
-        norm += (double)a[i] * (double)a[i];
-        sum += d * d;
-    }
-    return sum == 0.0 ? 0.0 : sqrt(sum / norm);
-}
-
-static double figure_difference(const double *a, const double *b, int first) {
-    double worst = 0.0;
-    for (int i = first; i < LAYOUT_STEPS; i++) {
-        double d = fabs(a[i] - b[i]) / fabs(a[i]);
-        worst = d > worst || isnan(d) ? d : worst;
-    }
-    return worst;
-}
-
-struct worst {
-    double value;
-    const char *name;
-};
-
-static void take(struct worst *worst, double value, const char *name) {
-    if (value > worst->value || isnan(value)) *worst = (struct worst){value, name};
-}
-
-void layout_check(const struct layout_case *row, const struct layout_result *want,
-                  const struct layout_result *got, int first) {
-    double losses = figure_difference(want->losses, got->losses, first);
-    losses = fmax(losses, fabs(want->validation - got->validation) / want->validation);
-    double norms = figure_difference(want->norms, got->norms, first);
-    struct worst gradients = {0.0, "none"}, weights = {0.0, "none"};
-    assert_int_equal(want->count, got->count);
-    for (int i = 0; i < want->count; i++) {
-        const struct layout_tensor *a = &want->tensors[i], *b = &got->tensors[i];
-        take(&gradients, difference(a->gradient, b->gradient, a->elements), a->name);
-        take(&weights, difference(a->weights, b->weights, a->elements), a->name);
-    }
-    const struct layout_limits *limit = &row->limits;
-    print_message("%d ranks  %-46s loss %.4f -> %.4f  losses %.1e, norms %.1e, gradients %.1e, "
-                  "weights %.1e\n",
-                  row->ranks, row->name, want->losses[first], want->losses[LAYOUT_STEPS - 1],
-                  losses, norms, gradients.value, weights.value);
-    if (losses <= limit->losses && norms <= limit->norms && gradients.value <= limit->gradients &&
-        weights.value <= limit->weights)
-        return;
-    fail_msg("%s: losses differ by %.2e, norms by %.2e, gradients by %.2e (%s), weights by %.2e "
-             "(%s)",
-             row->name, losses, norms, gradients.value, gradients.name, weights.value,
-             weights.name);
-}
-
-void layout_compare(const struct layout_site *site, const struct layout_case *row) {
-    struct layout_result want = {0}, got = {0};
-    struct parallel alone = {.node_size = 1, .threads = 1, .node_cpus = 1};
+void layout_train(const struct layout_site *site, const char *name, const struct layout_case *row,
+                  const struct layout_leg *legs, struct layout_result *result) {
     struct parallel *job = site->job;
-    layout_train(site, "shared", row, row->layout, job, 0, LAYOUT_STEPS, &got);
-    if (job->world.rank == 0) {
-        comm_open_self(&alone.world, "world");
-        layout_train(site, "alone", row, NULL, &alone, 0, LAYOUT_STEPS, &want);
-        layout_read(site, "shared", row, &got);
-        layout_read(site, "alone", row, &want);
-        layout_check(row, &want, &got, 0);
-        layout_remove(site, "shared");
-        layout_remove(site, "alone");
+    for (int first = 0; first < LAYOUT_STEPS; first = legs++->end) {
+        struct parallel part = *job;
+        bool out = job->world.rank >= legs->ranks;
+        assert_ok(comm_mpi_open_split(&part.world, &job->world, "part", out, job->world.rank));
+        if (legs->ranks == 1) part.node_size = 1, part.node_rank = 0;
+        if (!out) train_steps(site, name, row, legs, &part, first, result);
+        comm_close(&part.world);
+        wait_for_all(job);
     }
-    layout_result_free(&want);
-    layout_result_free(&got);
+}
+
+/* --- what is refused and planned -------------------------------------------------------------- */
+
+void layout_check_refused(struct parallel *job, const struct layout_refusal *rows, size_t count) {
+    static struct layout_run run;
+    struct layout_site site;
+    layout_site_open(&site, job);
+    for (size_t i = 0; i < count; i++) {
+        struct trainer_memory memory;
+        layout_parse(&run, &site, "refused", &rows[i].row, rows[i].row.layout);
+        enum status status = run_options_check(&run.options);
+        if (status == STATUS_OK) status = trainer_plan(&run.options, rows[i].row.ranks, &memory);
+        assert_int_equal(status, STATUS_CONFIG);
+        if (!strstr(status_message(), rows[i].text)) fail_msg("%s", status_message());
+        layout_close(&run);
+    }
+    layout_site_close(&site);
+}
+
+struct trainer_memory layout_plan(const struct layout_site *site, const struct layout_case *row) {
+    static struct layout_run run;
+    struct trainer_memory memory = {0};
+    layout_parse(&run, site, "planned", row, row->layout);
+    assert_ok(trainer_plan(&run.options, row->ranks, &memory));
+    layout_close(&run);
+    return memory;
+}
+
+void layout_check_broken_weight(struct parallel *job, const struct layout_case *row, int layer) {
+    static struct layout_run run;
+    struct layout_site site;
+    struct step_report report;
+    char text[128];
+    if (job->world.size != row->ranks) return;
+    layout_site_open(&site, job);
+    layout_open(&run, &site, "broken", row, row->layout, job);
+    const struct param *param = model_param(&run.trainer.model, WEIGHT_DOWN, layer);
+    if (job->world.rank == job->world.size - 1) *(float *)param->w.data = NAN;
+    assert_int_equal(trainer_step(&run.trainer, &report), STATUS_NUMERIC);
+    snprintf(text, sizeof text, "weight model.layers.%d.mlp.down_proj.weight", layer);
+    if (!strstr(status_message(), text)) fail_msg("%s", status_message());
+    layout_close(&run);
+    layout_site_close(&site);
 }

@@ -10,35 +10,34 @@
 
 #include "train/trainer.h"
 
-enum { LAYOUT_STEPS = 10, LAYOUT_ARGUMENTS = 8, LAYOUT_VOCABULARY = 96 };
+enum { LAYOUT_STEPS = 10, LAYOUT_VOCABULARY = 96, LAYOUT_LEGS = 4 };
 
-/* Largest relative differences: of any step's loss, and the validation loss; gradient norm; of any
- * tensor's first gradient and final values (by the tensor's norm). */
-struct layout_limits {
-    double losses, norms, gradients, weights;
-};
+/* Starts and ends the job of a test's main; what layout_finish returns is main's. */
+void layout_start(struct parallel *job, int *argc, char ***argv);
+int layout_finish(struct parallel *job, int failed);
 
-/* Layouts that add in another order only where gradients and losses are summed over tokens. */
-#define LIMITS_FP32                                                                                \
-    { 1e-6, 1e-6, 1e-6, 1e-6 }
-/* And those that cut a layer's own sums: what one rank differs by with other instructions. */
-#define LIMITS_FP32_CUT                                                                            \
-    { 1e-6, 1e-6, 2e-6, 2e-6 }
-#define LIMITS_BF16                                                                                \
-    { 1e-3, 1e-2, 4e-2, 1e-3 }
-
-/* A row of a table: what is trained, and how the ranks share it. */
+/* A row of a table: what is trained, and how the ranks share it.
+ *
+ *     {4, "deep_tied", "global_batch=5 micro_batch=1 data.packing=whole", "pp=2 tp=2"}
+ *
+ * Words are what a command line says, without "train." in `training` and "parallel." in `layout`.
+ */
 struct layout_case {
-    const char *name;
-    int ranks;         /* of the job */
-    const char *model; /* a folder of tests/fixtures, a path from /, or a config.json's text: random
-                          weights, also to train adapters on (training[0] is train.mode=lora) */
-    struct layout_limits limits;
-    const char *training[LAYOUT_ARGUMENTS];
-    const char *layout[LAYOUT_ARGUMENTS];
+    int ranks;         /* of the job; 0: any */
+    const char *model; /* a folder of tests/fixtures, or random weights: a name of layout_models,
+                          with ".gguf" in Q8_0 blocks */
+    const char *training;
+    const char *layout;
 };
+#define LORA "mode=lora lora.rank=4"
 
-/* A folder with token files that all ranks see. */
+/* Models of random weights, as config.json says them; ends with a NULL name. */
+struct layout_model {
+    const char *name, *json;
+};
+extern const struct layout_model layout_models[];
+
+/* A folder with token files and the models that all ranks of a job see. */
 struct layout_site {
     struct parallel *job;
     char folder[256];
@@ -46,16 +45,19 @@ struct layout_site {
 void layout_site_open(struct layout_site *site, struct parallel *job);
 void layout_site_close(struct layout_site *site);
 
-/* A run in FOLDER/`name`, going on where it is; `layout` NULL is one rank. Collective over
- * parallel. Large: not for the stack. */
+/* A run in FOLDER/`name`. Large: not for the stack. */
 struct layout_run {
     struct run_options options;
     struct config_table tables[RUN_TABLES];
     struct trainer trainer;
 };
+
+/* A run's options alone, under `layout`. */
+void layout_parse(struct layout_run *run, const struct layout_site *site, const char *name,
+                  const struct layout_case *row, const char *layout);
+/* And its trainer, going on where the run is. Collective over parallel. */
 void layout_open(struct layout_run *run, const struct layout_site *site, const char *name,
-                 const struct layout_case *row, const char *const *layout,
-                 struct parallel *parallel);
+                 const struct layout_case *row, const char *layout, struct parallel *parallel);
 void layout_close(struct layout_run *run);
 
 /* What a run came to; rank 0 alone has the tensors. */
@@ -70,26 +72,44 @@ struct layout_result {
 };
 void layout_result_free(struct layout_result *result);
 
-/* Steps [first, end) of a run. A checkpoint is written behind step 1 and the last, and the
- * run's last validates and exports too. What several ranks hold must be the same on all of them,
- * and the memory what was planned. Collective over parallel. */
-void layout_train(const struct layout_site *site, const char *run, const struct layout_case *row,
-                  const char *const *layout, struct parallel *parallel, int first, int end,
-                  struct layout_result *result);
+/* The steps of a run up to `end`, taken by the first ranks of the job. */
+struct layout_leg {
+    int ranks, end;
+    const char *layout;
+};
+
+/* Trains a run by legs up to the one that ends at LAYOUT_STEPS. A checkpoint is written behind step
+ * 1 and each leg; the last leg validates and exports too. What several ranks hold must be the same
+ * on all of them, and the memory what was planned. Collective over the site's job. */
+void layout_train(const struct layout_site *site, const char *name, const struct layout_case *row,
+                  const struct layout_leg *legs, struct layout_result *result);
 
 /* Reads the tensors of a finished run; one rank calls it. */
-void layout_read(const struct layout_site *site, const char *run, const struct layout_case *row,
+void layout_read(const struct layout_site *site, const char *name, const struct layout_case *row,
                  struct layout_result *result);
 
-/* Removes a run's directory; one rank calls it. */
-void layout_remove(const struct layout_site *site, const char *run);
+/* Removes a run's directory when all ranks are done with it. Collective. */
+void layout_remove(const struct layout_site *site, const char *name);
 
-/* Trains under row->layout and on one rank and compares; prints a line. */
-void layout_compare(const struct layout_site *site, const struct layout_case *row);
+/* Trains by legs and on one rank; fails unless losses, norms, first gradients and final weights are
+ * near, and prints the largest differences. Collective. */
+void layout_compare_legs(const struct layout_site *site, const struct layout_case *row,
+                         const struct layout_leg *legs);
 
-/* Fails unless losses and norms of steps [first, LAYOUT_STEPS) are near; then, where both have
- * them, unless the tensors are. Prints the largest differences. */
-void layout_check(const struct layout_case *row, const struct layout_result *want,
-                  const struct layout_result *got, int first);
+/* The same of every row for so many ranks as the job has, each under its layout. */
+void layout_compare_all(struct parallel *job, const struct layout_case *rows, size_t count);
+
+/* A layout that is refused before anything is allocated, and a part of what is said then. */
+struct layout_refusal {
+    struct layout_case row;
+    const char *text;
+};
+void layout_check_refused(struct parallel *job, const struct layout_refusal *rows, size_t count);
+
+/* The largest rank's bytes. */
+struct trainer_memory layout_plan(const struct layout_site *site, const struct layout_case *row);
+
+/* The last rank has a weight of `layer` broken: every rank names it, and nobody waits. */
+void layout_check_broken_weight(struct parallel *job, const struct layout_case *row, int layer);
 
 #endif

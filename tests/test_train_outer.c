@@ -6,11 +6,8 @@
 
 static struct parallel job; /* cmocka's tests take no arguments */
 
-static const struct layout_case row = {
-    "outer steps", 0, "llama", LIMITS_FP32, {"train.global_batch=6", "train.micro_batch=1"},
-    {NULL}};
-static const struct layout_case adapter_row = {
-    "outer steps, lora", 0, "llama", LIMITS_FP32, {"train.mode=lora", "lora.rank=4"}, {NULL}};
+static const struct layout_case row = {0, "llama", "global_batch=6 micro_batch=1", ""};
+static const struct layout_case adapter_row = {0, "llama", LORA, ""};
 
 static struct layout_run run;
 
@@ -43,17 +40,14 @@ static float *weights(void) {
 
 static void finish(const struct layout_site *site, const char *name) {
     layout_close(&run);
-    comm_barrier(&job.world, &(struct stream){.threads = 1});
-    if (job.world.rank == 0) layout_remove(site, name);
-    comm_barrier(&job.world, &(struct stream){.threads = 1});
+    layout_remove(site, name);
 }
 
 /* Three steps alone, which differ; their mean is what rate 1 without momentum makes of them. */
 static void test_plain_average(void **state) {
     (void)state;
-    static const char *const never[] = {"parallel.sync_every=100", NULL};
-    static const char *const meet[] = {"parallel.sync_every=3", "parallel.outer_lr=1",
-                                       "parallel.outer_momentum=0", NULL};
+    static const char never[] = "sync_every=100";
+    static const char meet[] = "sync_every=3 outer_lr=1 outer_momentum=0";
     struct layout_site site;
     double losses[LAYOUT_STEPS];
     layout_site_open(&site, &job);
@@ -88,8 +82,7 @@ static void test_plain_average(void **state) {
 /* One step alone and a meeting by hand, momentum and all: two meetings of b = mu b + d. */
 static void test_nesterov(void **state) {
     (void)state;
-    static const char *const layout[] = {"parallel.sync_every=2", "parallel.outer_lr=0.5",
-                                         "parallel.outer_momentum=0.8", NULL};
+    static const char layout[] = "sync_every=2 outer_lr=0.5 outer_momentum=0.8";
     struct layout_site site;
     double losses[LAYOUT_STEPS];
     layout_site_open(&site, &job);
@@ -116,7 +109,7 @@ static void test_nesterov(void **state) {
 }
 
 static void check_resume(const struct layout_site *site, const struct layout_case *training) {
-    static const char *const layout[] = {"parallel.sync_every=4", NULL};
+    static const char layout[] = "sync_every=4";
     double want[LAYOUT_STEPS], got[LAYOUT_STEPS];
     layout_open(&run, site, "whole", training, layout, &job);
     step(LAYOUT_STEPS, want);
@@ -130,8 +123,8 @@ static void check_resume(const struct layout_site *site, const struct layout_cas
     step(LAYOUT_STEPS - 6, got);
     finish(site, "parts");
     assert_memory_equal(want, got, sizeof want);
-    print_message("%d replicas, %s: loss %.4f -> %.4f\n", job.world.size, training->name, want[0],
-                  want[LAYOUT_STEPS - 1]);
+    print_message("%d replicas, %s: loss %.4f -> %.4f\n", job.world.size, training->training,
+                  want[0], want[LAYOUT_STEPS - 1]);
     /* an adapter has not moved enough by then */
     if (training == &row) assert_true(want[LAYOUT_STEPS - 1] < want[0]);
 }
@@ -146,16 +139,11 @@ static void test_resume(void **state) {
 }
 
 static void test_refused(void **state) {
+    static const struct layout_refusal rows[] = {
+        {{2, "llama", "", "sync_every=5 zero=1"}, "parallel.zero 0"},
+    };
     (void)state;
-    struct run_options options = {0};
-    struct config_table tables[RUN_TABLES];
-    const char *text = "model: {path: x}\ndata: {train: [y]}\ntrain: {out: z}\n"
-                       "parallel: {sync_every: 5, zero: 1}\n";
-    run_options_tables(&options, tables);
-    assert_ok(config_parse(tables, RUN_TABLES, text, strlen(text), "test.yaml", NULL, 0));
-    assert_int_equal(run_options_check(&options), STATUS_CONFIG);
-    assert_non_null(strstr(status_message(), "parallel.zero 0"));
-    config_free(tables, RUN_TABLES);
+    layout_check_refused(&job, rows, sizeof rows / sizeof *rows);
 }
 
 int main(int argc, char **argv) {
@@ -165,10 +153,6 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_nesterov),
         cmocka_unit_test(test_resume),
     };
-    if (parallel_start(&job, &argc, &argv) != STATUS_OK) return 1;
-    job.threads = 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    if (failed) parallel_abort(&job, "replicas that train alone");
-    parallel_finish(&job);
-    return failed;
+    layout_start(&job, &argc, &argv);
+    return layout_finish(&job, cmocka_run_group_tests(tests, NULL, NULL));
 }
