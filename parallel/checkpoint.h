@@ -12,9 +12,10 @@
  * index.h5 holds virtual datasets over the rank files, so any HDF5 tool sees logical tensors.
  * A tensor is fp32, (rows, cols), row-major, in Hugging Face's order. Slab datasets are called as
  * their tensor, a rank's second and third of it NAME#1 and NAME#2; they carry the attributes
- * `shape` (of the whole), `offset` and `xxh3` (XXH3-64 of their bytes). Ranks that own nothing
- * write nothing; a tensor that several hold is given by one of them. Reading cuts any rectangle out
- * of the index, so the ranks that read need not be those that wrote.
+ * `shape` (of the whole), `offset` and `xxh3_at` (which of the rank file's /hashes is XXH3-64 of
+ * their bytes). Ranks that own nothing write nothing; a tensor that several hold is given by one of
+ * them. Reading cuts any rectangle out of the index, so the ranks that read need not be those that
+ * wrote.
  *
  * All calls but checkpoint_mark_best and checkpoint_best are collective over `world`; every rank
  * returns the same status, and its message names the rank that saw the failure. The directory is

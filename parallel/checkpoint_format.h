@@ -4,11 +4,24 @@
 
 #include "parallel/checkpoint.h"
 
-#define CHECKPOINT_HASH "xxh3"     /* attribute of every dataset with bytes of its own: u64 */
+/* Of every dataset with bytes of its own: the hash itself, u64, as an attribute of the index's; of
+ * a slab where it stands in /hashes of its file, i64. */
+#define CHECKPOINT_HASH "xxh3"
+#define CHECKPOINT_HASH_AT "xxh3_at"
+#define CHECKPOINT_HASHES "hashes"
 #define CHECKPOINT_SHAPE "shape"   /* attribute of a slab: (rows, cols) of the whole, i64 */
 #define CHECKPOINT_OFFSET "offset" /* attribute of a slab: (first row, first column), i64 */
 #define CHECKPOINT_STATE "state"   /* group of index.h5 with the scalars */
 #define CHECKPOINT_FILES "files"   /* dataset of index.h5: numbers of the rank files, i32 */
+
+/* The dataset of a slab in its rank's file: the tensor's second one is NAME#1. */
+struct checkpoint_slab_name {
+    char text[CHECKPOINT_NAME_BYTES + 16];
+};
+struct checkpoint_slab_name checkpoint_slab_name(const char *tensor, int part);
+
+/* How many of the slabs before slabs[i] have its name. */
+int checkpoint_part_of(const struct checkpoint_slab *slabs, int i);
 
 /* Reads the scalars of an index.h5 by one process alone; the caller frees state->config. */
 enum status checkpoint_peek(const char *index, struct checkpoint_state *state);

@@ -10,7 +10,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-enum { VERIFY_BYTES = 1 << 20, MAX_RANKS = 1 << 24, SEAL_BYTES = 17 };
+enum { VERIFY_BYTES = 1 << 20, MAX_RANKS = 1 << 24, MAX_SLABS = 1 << 26, SEAL_BYTES = 17 };
 
 static struct checkpoint_path seal_path(const struct checkpoint_path *folder) {
     struct checkpoint_path path;
@@ -131,12 +131,27 @@ static bool hash_rows(const struct rows *rows, uint64_t *digest) {
     return done;
 }
 
-static bool read_hash(hid_t dataset, uint64_t *hash) {
-    if (H5Aexists(dataset, CHECKPOINT_HASH) <= 0) return false;
-    hid_t attribute = H5Aopen(dataset, CHECKPOINT_HASH, H5P_DEFAULT);
-    bool done = attribute > 0 && H5Aread(attribute, H5T_NATIVE_UINT64, hash) >= 0;
+/* The hashes of a rank file's slabs; none in an index. */
+struct hashes {
+    uint64_t *values; /* owned */
+    int64_t count;
+};
+
+static bool read_number(hid_t dataset, const char *name, hid_t type, void *value) {
+    if (H5Aexists(dataset, name) <= 0) return false;
+    hid_t attribute = H5Aopen(dataset, name, H5P_DEFAULT);
+    bool done = attribute > 0 && H5Aread(attribute, type, value) >= 0;
     if (attribute > 0) H5Aclose(attribute);
     return done;
+}
+
+static bool find_hash(hid_t dataset, const struct hashes *hashes, uint64_t *hash) {
+    int64_t at = -1;
+    if (read_number(dataset, CHECKPOINT_HASH, H5T_NATIVE_UINT64, hash)) return true;
+    if (!read_number(dataset, CHECKPOINT_HASH_AT, H5T_NATIVE_INT64, &at)) return false;
+    if (at < 0 || at >= hashes->count) return false;
+    *hash = hashes->values[at];
+    return true;
 }
 
 static bool is_virtual(hid_t dataset) {
@@ -155,7 +170,7 @@ static bool rows_are_stored(struct rows *rows) {
            rows->row_bytes < PTRDIFF_MAX && all <= H5Dget_storage_size(rows->dataset);
 }
 
-static bool dataset_intact(hid_t dataset) {
+static bool dataset_intact(hid_t dataset, const struct hashes *hashes) {
     if (is_virtual(dataset)) return true; /* its bytes are in the rank files */
     struct rows rows = {.dataset = dataset, .dims = {1, 1}};
     rows.type = H5Dget_type(dataset);
@@ -164,23 +179,43 @@ static bool dataset_intact(hid_t dataset) {
     uint64_t stored = 0, found = 1;
     bool intact = rows.type > 0 && rows.rank >= 0 && rows.rank <= 2 &&
                   H5Sget_simple_extent_dims(rows.space, rows.dims, NULL) >= 0;
-    intact = intact && rows_are_stored(&rows) && read_hash(dataset, &stored) &&
+    intact = intact && rows_are_stored(&rows) && find_hash(dataset, hashes, &stored) &&
              hash_rows(&rows, &found) && stored == found;
     if (rows.space > 0) H5Sclose(rows.space);
     if (rows.type > 0) H5Tclose(rows.type);
     return intact;
 }
 
+/* What they are compared with says whether they are right themselves. */
+static bool read_hashes(hid_t file, struct hashes *hashes) {
+    if (H5Lexists(file, CHECKPOINT_HASHES, H5P_DEFAULT) <= 0) return true;
+    hid_t dataset = H5Dopen2(file, CHECKPOINT_HASHES, H5P_DEFAULT);
+    hid_t space = dataset > 0 ? H5Dget_space(dataset) : 0;
+    hssize_t points = space > 0 ? H5Sget_simple_extent_npoints(space) : -1;
+    bool done = points > 0 && points <= MAX_SLABS &&
+                (hsize_t)points * sizeof *hashes->values <= H5Dget_storage_size(dataset);
+    if (done) hashes->values = malloc((size_t)points * sizeof *hashes->values);
+    done = done && hashes->values &&
+           H5Dread(dataset, H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, hashes->values) >= 0;
+    if (done) hashes->count = points;
+    if (space > 0) H5Sclose(space);
+    if (dataset > 0) H5Dclose(dataset);
+    return done;
+}
+
 struct visit {
     const char *path;
+    struct hashes hashes;
     enum status status;
 };
 
 static herr_t visit_link(hid_t group, const char *name, const H5L_info_t *info, void *context) {
     (void)info;
     struct visit *visit = context;
+    if (strcmp(name, CHECKPOINT_HASHES) == 0) return 0;
     hid_t object = H5Oopen(group, name, H5P_DEFAULT);
-    bool intact = object > 0 && (H5Iget_type(object) != H5I_DATASET || dataset_intact(object));
+    bool intact = object > 0 &&
+                  (H5Iget_type(object) != H5I_DATASET || dataset_intact(object, &visit->hashes));
     if (object > 0) H5Oclose(object);
     if (intact) return 0;
     visit->status =
@@ -192,8 +227,11 @@ enum status checkpoint_verify_file(const char *path) {
     hid_t file;
     TRY(h5_open(&file, path));
     struct visit visit = {.path = path};
-    if (H5Lvisit(file, H5_INDEX_NAME, H5_ITER_NATIVE, visit_link, &visit) < 0)
+    if (!read_hashes(file, &visit.hashes))
+        visit.status = status_fail(STATUS_FORMAT, "'%s': its hashes can't be read", path);
+    else if (H5Lvisit(file, H5_INDEX_NAME, H5_ITER_NATIVE, visit_link, &visit) < 0)
         visit.status = status_fail(STATUS_FORMAT, "'%s': its groups can't be read", path);
+    free(visit.hashes.values);
     H5Fclose(file);
     return visit.status;
 }
