@@ -3,6 +3,7 @@
 
 #include "core/log.h"
 #include "train/continuation.h"
+#include "train/saves.h"
 
 #include <errno.h>
 #include <math.h>
@@ -11,15 +12,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { PARTS = 5, NAME_BYTES = CHECKPOINT_NAME_BYTES }; /* of a slot, at most */
+enum { PARTS = 5 }; /* of a slot, at most */
 
-struct slabs {
-    int count;
-    struct checkpoint_slab *items;
-    char (*names)[NAME_BYTES];
-};
-
-static void slabs_free(struct slabs *slabs) {
+void checkpoints_slabs_free(struct slabs *slabs) {
     free(slabs->items);
     free(slabs->names);
     *slabs = (struct slabs){0};
@@ -73,15 +68,13 @@ static int list_parts(const struct trainer *t, int i, struct part parts[PARTS]) 
     return count;
 }
 
-/* The part of every trained tensor, and of its state, that is here, fp32. What several ranks hold
- * all of them read, and the first of them writes. */
-static enum status slabs_create(const struct trainer *t, bool to_write, struct slabs *slabs) {
+enum status checkpoints_slabs(const struct trainer *t, bool to_write, struct slabs *slabs) {
     *slabs = (struct slabs){0};
     size_t count = (size_t)t->optimizer.count * PARTS + 1;
     slabs->items = calloc(count * WEIGHT_PARTS, sizeof *slabs->items);
     slabs->names = calloc(count, sizeof *slabs->names);
     if (!slabs->items || !slabs->names) {
-        slabs_free(slabs);
+        checkpoints_slabs_free(slabs);
         return status_fail(STATUS_MEMORY, "no memory for a checkpoint's list");
     }
     for (int i = 0; i < t->optimizer.count; i++) {
@@ -92,7 +85,8 @@ static enum status slabs_create(const struct trainer *t, bool to_write, struct s
         for (int k = 0; k < parts_here; k++) {
             char *name = slabs->names[i * PARTS + k];
             if (to_write && !parts[k].mine && t->comms.replicas.rank != 0) continue;
-            snprintf(name, NAME_BYTES, "%.39s/%.200s", parts[k].prefix, slot->param->name);
+            snprintf(name, CHECKPOINT_NAME_BYTES, "%.39s/%.200s", parts[k].prefix,
+                     slot->param->name);
             push_slabs(slabs, name, slot, parts[k].values);
         }
     }
@@ -103,41 +97,12 @@ void checkpoints_directory(const char *out, char path[4096]) {
     snprintf(path, 4096, "%s/checkpoints", out);
 }
 
-/* Before anything of the directory is read, so that no former start can change it any more. */
-static enum status claim_directory(struct trainer *t) {
+enum status checkpoints_claim(struct trainer *t) {
     char path[4096];
     if (*t->claim.folder) return STATUS_OK;
     checkpoints_directory(t->options->train.out, path);
     const struct checkpoint_start start = checkpoint_start_of_job();
     return checkpoint_claim_take(&t->parallel->world, path, &start, &t->claim);
-}
-
-enum status trainer_checkpoint(struct trainer *t, bool best) {
-    struct slabs slabs;
-    TRY(claim_directory(t));
-    const struct comm *world = &t->parallel->world;
-    char *config = NULL;
-    TRY(parallel_agree(&t->parallel->world, continuation_describe(t, &config)));
-    struct checkpoint_state state = {.step = t->step,
-                                     .cursor = trainer_cursor(t),
-                                     .tokens = t->tokens,
-                                     .seed = (uint64_t)t->options->train.seed,
-                                     .tokenizer_hash =
-                                         t->tokenizer ? tokenizer_hash(t->tokenizer) : 0,
-                                     .best_loss = t->best_loss,
-                                     .config = config,
-                                     .history_count = GUARD_NUMBERS};
-    guard_save(&t->guard, state.history);
-    enum status status = parallel_agree(&t->parallel->world, slabs_create(t, true, &slabs));
-    if (status == STATUS_OK)
-        status = checkpoint_save(&t->parallel->world, &t->claim, &state, slabs.items, slabs.count,
-                                 (int)t->options->train.keep);
-    slabs_free(&slabs);
-    free(config);
-    TRY(status);
-    return parallel_agree(&t->parallel->world, best && world->rank == 0
-                                                   ? checkpoint_mark_best(&t->claim, t->step)
-                                                   : STATUS_OK);
 }
 
 /* A run may have ended between a checkpoint and its mark as the best one: then the newest knows of
@@ -203,7 +168,7 @@ static enum status read_newest(struct trainer *t, const char *path) {
     struct comm *world = &t->parallel->world;
     int64_t step = -1;
     TRY(check_newest(t, path));
-    TRY(parallel_agree(world, slabs_create(t, false, &slabs)));
+    TRY(parallel_agree(world, checkpoints_slabs(t, false, &slabs)));
     enum status status =
         checkpoint_resume(world, path, INT64_MAX, &step, &state, slabs.items, slabs.count);
     if (status == STATUS_OK && step >= 0)
@@ -216,7 +181,7 @@ static enum status read_newest(struct trainer *t, const char *path) {
         if (status == STATUS_OK) status = check_length(t);
     }
     free(state.config);
-    slabs_free(&slabs);
+    checkpoints_slabs_free(&slabs);
     return status;
 }
 
@@ -227,12 +192,13 @@ enum status checkpoints_rewind(struct trainer *t, int64_t below, int64_t *step) 
     struct comm *world = &t->parallel->world;
     checkpoints_directory(t->options->train.out, path);
     *step = -1;
-    TRY(parallel_agree(world, slabs_create(t, false, &slabs)));
+    TRY(saves_settle(t)); /* as if it had been waited for */
+    TRY(parallel_agree(world, checkpoints_slabs(t, false, &slabs)));
     enum status status =
         checkpoint_resume(world, path, below, step, &state, slabs.items, slabs.count);
     if (status == STATUS_OK && *step >= 0) take_state(t, &state);
     free(state.config);
-    slabs_free(&slabs);
+    checkpoints_slabs_free(&slabs);
     return status;
 }
 
@@ -243,7 +209,7 @@ enum status checkpoints_resume(struct trainer *t) {
     comm_all_reduce(&t->parallel->world, &t->ws.stream, &absent, 1, DTYPE_I64, COMM_MAX);
     TRY(stream_check(&t->ws.stream));
     if (absent) return STATUS_OK;
-    TRY(claim_directory(t));
+    TRY(checkpoints_claim(t));
     checkpoints_directory(t->options->train.out, path);
     return read_newest(t, path);
 }

@@ -9,10 +9,11 @@ static void print_memory(const struct trainer_memory *m) {
     const struct {
         const char *name;
         size_t bytes;
-    } rows[] = {{"weights", m->weights},         {"adapter", m->adapter},
-                {"gradients", m->gradients},     {"optimizer", m->optimizer},
-                {"activations", m->activations}, {"scratch", m->scratch},
-                {"batches", m->batches},         {"total", trainer_memory_total(m)}};
+    } rows[] = {{"weights", m->weights},           {"adapter", m->adapter},
+                {"gradients", m->gradients},       {"optimizer", m->optimizer},
+                {"activations", m->activations},   {"scratch", m->scratch},
+                {"batches", m->batches},           {"snapshot", m->snapshot},
+                {"total", trainer_memory_total(m)}};
     printf("%-12s %16s %12s\n", "arena", "bytes a rank", "MiB");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         printf("%-12s %16zu %12.1f\n", rows[i].name, rows[i].bytes, to_mib(rows[i].bytes));

@@ -98,6 +98,10 @@ static const struct config_row train_rows[] = {
      .help = "steps between validations; 0 validates at the end alone"},
     {"checkpoint_every", CONFIG_INT, FIELD(train_options, checkpoint_every), "0", .low = 0,
      .high = 1e9, .help = "steps between checkpoints; 0 writes one at the end"},
+    {"checkpoint_async", CONFIG_BOOL, FIELD(train_options, checkpoint_async), "true",
+     .help =
+         "train on while a checkpoint is written: a step waits for a copy of what is saved, for "
+         "which a rank keeps memory; where that is not there, and at the end, for the disk"},
     {"keep", CONFIG_INT, FIELD(train_options, keep), "2", .low = 1, .high = 1e6,
      .help = "checkpoints to keep, besides the best"},
     {"resume", CONFIG_ENUM, FIELD(train_options, resume), "auto", .words = resume_words,

@@ -40,6 +40,7 @@ struct train_options {
     char *instructions; /* op table */
     bool export_model;
     bool tensorboard;
+    bool checkpoint_async;
     int64_t trace_step; /* 0 = none */
     int64_t slow_rank_every;
     int on_nonfinite;

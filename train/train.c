@@ -9,6 +9,7 @@
 #include "train/result.h"
 #include "train/run_directory.h"
 #include "train/safety.h"
+#include "train/saves.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -26,9 +27,10 @@ static void log_memory(const struct trainer *t) {
     struct trainer_memory m = trainer_memory(t);
     log_line(LOG_INFO,
              "event=memory weights_mib=%.1f gradients_mib=%.1f optimizer_mib=%.1f "
-             "activations_mib=%.1f scratch_mib=%.1f batches_mib=%.1f total_mib=%.1f",
+             "activations_mib=%.1f scratch_mib=%.1f batches_mib=%.1f snapshot_mib=%.1f "
+             "total_mib=%.1f",
              to_mib(m.weights + m.adapter), to_mib(m.gradients), to_mib(m.optimizer),
-             to_mib(m.activations), to_mib(m.scratch), to_mib(m.batches),
+             to_mib(m.activations), to_mib(m.scratch), to_mib(m.batches), to_mib(m.snapshot),
              to_mib(trainer_memory_total(&m)));
 }
 
@@ -95,9 +97,10 @@ static enum status validate_when_due(struct trainer *t, struct metrics *metrics,
     return parallel_agree(&t->parallel->world, metrics_validation(metrics, loss, losses->best));
 }
 
-static enum status checkpoint(struct trainer *t, bool best) {
+/* Nobody trains on after the last one. */
+static enum status checkpoint(struct trainer *t, const struct step_report *report, bool best) {
     struct trace_span span = trace_begin_phase(&t->trace, TRACE_CHECKPOINT);
-    TRY(trainer_checkpoint(t, best));
+    TRY(saves_begin(t, best, report->stop || t->step == t->steps));
     trace_end(&t->trace, &span);
     if (t->guard.high == 0) t->rewinds = 0;
     return STATUS_OK;
@@ -120,11 +123,12 @@ static enum status train(struct trainer *t, struct metrics *metrics) {
         TRY(trainer_step(t, &report));
         losses.training = report.loss;
         TRY(parallel_agree(&t->parallel->world, metrics_step(metrics, &report)));
+        TRY(saves_poll(t));
         if (report.rewind) TRY(rewind_run(t, metrics, &report));
         if (report.rewind) continue;
         TRY(validate_when_due(t, metrics, &losses));
         if (losses.best || report.stop || due(t->options->train.checkpoint_every, t))
-            TRY(checkpoint(t, losses.best));
+            TRY(checkpoint(t, &report, losses.best));
         TRY(observe_slow_ranks(t));
         TRY(observe_trace(t));
     }
@@ -133,6 +137,17 @@ static enum status train(struct trainer *t, struct metrics *metrics) {
                            (long long)t->step, (long long)t->steps);
     warn_if_diverged(t, &losses);
     return STATUS_OK;
+}
+
+/* A verdict on the numbers is every rank's, and the checkpoint from before is what is left to go on
+ * from. */
+static enum status settle_after(struct trainer *t, enum status verdict) {
+    char message[1024];
+    snprintf(message, sizeof message, "%s", status_message());
+    if (saves_settle(t) != STATUS_OK)
+        log_line(LOG_WARN, "event=checkpoint_lost reason=%s",
+                 log_value(&(struct log_text){0}, status_message()));
+    return status_fail(verdict, "%s", message);
 }
 
 static enum status train_with(struct trainer *t, const struct config_table *tables) {
@@ -145,6 +160,7 @@ static enum status train_with(struct trainer *t, const struct config_table *tabl
     if (status == STATUS_OK) {
         log_start(t, &metrics);
         status = train(t, &metrics);
+        if (status == STATUS_NUMERIC) status = settle_after(t, status);
     }
     metrics_close(&metrics);
     return status == STATUS_OK ? parallel_agree(world, result_export(t)) : status;

@@ -6,6 +6,7 @@
 #include "core/memory.h"
 #include "kernels/base/units.h"
 #include "train/checkpoints.h"
+#include "train/saves.h"
 #include "train/stages.h"
 #include "train/trainer_parts.h"
 
@@ -69,13 +70,10 @@ static int choose_threads(const struct train_options *o, const struct parallel *
     return threads;
 }
 
-/* A run that is too large would be killed by the system somewhere, without a word. Collective. */
-static enum status check_memory(const struct run_options *options, struct parallel *parallel) {
-    struct trainer_memory memory;
+/* STATUS_MEMORY where the ranks of a host would take more than it has, `bytes` of them this one. */
+static enum status check_host(struct parallel *parallel, double bytes) {
     size_t available;
-    TRY(parallel_agree(&parallel->world, trainer_plan_rank(options, parallel->world.rank,
-                                                           parallel->world.size, &memory)));
-    double bytes = (double)trainer_memory_total(&memory), together = bytes;
+    double together = bytes;
     TRY(parallel_sum_of_host(parallel, &together));
     enum status status = STATUS_OK;
     if (memory_available("", &available) && together > (double)available)
@@ -88,6 +86,27 @@ static enum status check_memory(const struct run_options *options, struct parall
     return parallel_agree(&parallel->world, status);
 }
 
+/* A run that is too large would be killed by the system somewhere, without a word. One that fits
+ * only without a snapshot waits for its checkpoints. Collective. */
+static enum status check_memory(struct trainer *t) {
+    struct trainer_memory memory;
+    struct parallel *parallel = t->parallel;
+    TRY(parallel_agree(&parallel->world, trainer_plan_rank(t->options, parallel->world.rank,
+                                                           parallel->world.size, &memory)));
+    double bytes = (double)trainer_memory_total(&memory);
+    t->saves.behind = saves_want_snapshot(t->options);
+    enum status status = check_host(parallel, bytes);
+    if (status != STATUS_MEMORY || !t->saves.behind) return status;
+    TRY(check_host(parallel, bytes - (double)memory.snapshot));
+    t->saves.behind = false;
+    if (parallel->world.rank == 0)
+        log_line(LOG_WARN,
+                 "event=checkpoint_sync snapshot_mib=%.1f reason=\"no memory for a copy of what is "
+                 "saved: steps wait for checkpoints\"",
+                 to_mib(memory.snapshot));
+    return STATUS_OK;
+}
+
 enum status trainer_open(struct trainer *t, const struct run_options *options,
                          struct parallel *parallel) {
     memset(t, 0, sizeof *t);
@@ -96,7 +115,7 @@ enum status trainer_open(struct trainer *t, const struct run_options *options,
     t->best_loss = INFINITY;
     t->threads = choose_threads(&options->train, parallel);
     /* agreed on before any rank takes what another one would then miss */
-    enum status status = check_memory(options, parallel);
+    enum status status = check_memory(t);
     if (status == STATUS_OK) status = parallel_agree(&parallel->world, open_parts(t));
     if (status == STATUS_OK)
         status =
@@ -106,6 +125,7 @@ enum status trainer_open(struct trainer *t, const struct run_options *options,
 }
 
 void trainer_close(struct trainer *t) {
+    saves_close(t);
     if (t->parallel && t->parallel->world.rank == 0) checkpoint_claim_release(&t->claim);
     trace_close(&t->trace);
     free(t->slow.times);

@@ -6,7 +6,7 @@
 #include "core/workspace.h"
 #include "data/loader.h"
 #include "data/tokenizer.h"
-#include "parallel/checkpoint.h"
+#include "parallel/checkpoint_saving.h"
 #include "parallel/data_parallel.h"
 #include "parallel/mesh.h"
 #include "parallel/parallel.h"
@@ -25,7 +25,7 @@
 /* Bytes of a rank by kind, as the layout functions count them: what a plan prints and the program
  * allocates. A process has its code, its libraries' buffers and the loader's tables besides. */
 struct trainer_memory {
-    size_t weights, adapter, gradients, optimizer, activations, scratch, batches;
+    size_t weights, adapter, gradients, optimizer, activations, scratch, batches, snapshot;
 };
 
 struct trainer {
@@ -73,6 +73,12 @@ struct trainer {
     int64_t data_offset; /* samples that were left out when the run went back to a checkpoint */
     struct guard guard;
     int rewinds; /* since the last checkpoint of steps whose loss was not too high */
+    struct {
+        bool behind;                      /* they are written while it trains on */
+        struct arena snapshot;            /* of what is saved; empty unless behind */
+        struct checkpoint_saving *saving; /* NULL: none is in flight */
+        double begun, blocked;            /* clock_seconds(); seconds that training waited for it */
+    } saves;
     struct checkpoint_claim claim;     /* on the run's checkpoints, before any is read or written */
     const volatile sig_atomic_t *stop; /* set by a signal; NULL when nobody asks */
     bool stop_said;                    /* and the log has it */
@@ -104,7 +110,7 @@ enum status trainer_step(struct trainer *trainer, struct step_report *report);
  * Collective. */
 enum status trainer_validate(struct trainer *trainer, double *loss);
 
-/* Writes a checkpoint of the present step; `best` marks it. Collective. */
+/* Writes a checkpoint of the present step, and waits for it; `best` marks it. Collective. */
 enum status trainer_checkpoint(struct trainer *trainer, bool best);
 
 /* The global index of the next step's first sample. */

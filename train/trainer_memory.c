@@ -1,10 +1,12 @@
 /* The arenas of a run: counted and laid out by the same code. */
 #define _GNU_SOURCE
 #include "kernels/base/units.h"
+#include "train/saves.h"
 #include "train/stages.h"
 #include "train/trainer_parts.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum status trainer_plan_microbatches(struct trainer *t) {
     const struct train_options *o = &t->options->train;
@@ -82,6 +84,7 @@ enum status trainer_count_arenas(struct trainer *t, struct trainer_memory *memor
     arena_count(&counted, "optimizer");
     TRY(push_optimizer(t, &counted));
     memory->optimizer = counted.peak;
+    memory->snapshot = saves_snapshot_bytes(t);
     return STATUS_OK;
 }
 
@@ -110,6 +113,13 @@ static void layer_begins(void *context, int layer, bool backward) {
     if (backward) dp_layer_begins(&t->dp, layer);
 }
 
+/* Written to once, so that the first save finds its pages there. */
+static enum status open_snapshot(struct trainer *t, size_t bytes) {
+    TRY(arena_create(&t->saves.snapshot, "snapshot", bytes));
+    if (bytes) memset(t->saves.snapshot.base, 0, bytes);
+    return STATUS_OK;
+}
+
 enum status trainer_open_memory(struct trainer *t) {
     struct trainer_memory bytes;
     struct workspace_parts parts;
@@ -125,6 +135,7 @@ enum status trainer_open_memory(struct trainer *t) {
     TRY(push_gradients(t, &t->gradients));
     TRY(arena_create(&t->optimizer_state, "optimizer", bytes.optimizer));
     TRY(push_optimizer(t, &t->optimizer_state));
+    TRY(open_snapshot(t, bytes.snapshot));
     optimizer_start(&t->optimizer, t->ws.exec.stream);
     if (trainer_steps_alone(t)) outer_start(&t->outer);
     return count_trained(t);
@@ -133,7 +144,7 @@ enum status trainer_open_memory(struct trainer *t) {
 size_t trainer_memory_total(const struct trainer_memory *memory) {
     const size_t parts[] = {memory->weights,   memory->adapter,     memory->gradients,
                             memory->optimizer, memory->activations, memory->scratch,
-                            memory->batches};
+                            memory->batches,   memory->snapshot};
     size_t total = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (__builtin_add_overflow(total, parts[i], &total)) return SIZE_MAX;
@@ -148,5 +159,6 @@ struct trainer_memory trainer_memory(const struct trainer *t) {
                                    .activations = t->ws.held.used,
                                    .scratch = t->ws.scratch.capacity +
                                               trainer_sums_bytes(t, t->gradients.used),
-                                   .batches = t->batches.used};
+                                   .batches = t->batches.used,
+                                   .snapshot = t->saves.snapshot.capacity};
 }

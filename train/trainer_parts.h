@@ -42,7 +42,7 @@ void trainer_warn(const struct trainer *t);
 /* A rank's share of the global batch, cut into microbatches; sized for the largest share. */
 enum status trainer_plan_microbatches(struct trainer *t);
 
-/* Bytes of batches, gradients and optimizer state. */
+/* Bytes of batches, gradients, optimizer state and snapshot. */
 enum status trainer_count_arenas(struct trainer *t, struct trainer_memory *memory);
 
 /* `parts` must live as long; the pipeline is planned. */

@@ -1,5 +1,6 @@
 /* What a run would allocate and do, without weights, tokens or other ranks. */
 #define _GNU_SOURCE
+#include "train/saves.h"
 #include "train/stages.h"
 #include "train/trainer_parts.h"
 
@@ -19,6 +20,7 @@ static enum status plan_parts(struct trainer *t, int rank, int ranks,
     arena_count(&factors, "adapter");
     TRY(trainer_place(t, rank, ranks));
     place_replica(t);
+    t->saves.behind = saves_want_snapshot(t->options);
     TRY(trainer_describe_model(t, &weights));
     if (t->options->parallel.zero == 3) {
         arena_count(&weights, "weights");
