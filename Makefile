@@ -73,7 +73,7 @@ format-check: ## fail where clang-format would change something
 
 # The tests under sanitizers. OpenMP's runtime is not instrumented, so threads are checked at one
 # OpenMP thread a process (a conversion takes more: serve_gguf is left out): what TSan then sees are
-# the server's own threads.
+# our own threads: the server's, and those that write checkpoints.
 #
 # Under AddressSanitizer a start of the program takes a second and a step ten times as long: what starts
 # it by the dozen, or compares many layouts, is left to `make soak`.
@@ -83,10 +83,10 @@ asan-build: deps ## what `make asan` runs
 	cmake --build build-asan -j $(JOBS)
 asan: asan-build ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	ctest --test-dir build-asan -j $(JOBS) -E '$(ASAN_LATER)' --output-on-failure
-tsan: deps ## the server's tests under ThreadSanitizer
+tsan: deps ## tests of what has threads of its own under ThreadSanitizer
 	cmake --preset tsan > /dev/null
 	cmake --build build-tsan -j $(JOBS)
-	ctest --test-dir build-tsan -R '^serve' -E '^serve_gguf$$' --output-on-failure
+	ctest --test-dir build-tsan -R '^(serve|parallel_saving$$)' -E '^serve_gguf$$' --output-on-failure
 
 # Every libFuzzer target for FUZZ_SECONDS.
 FUZZ_SECONDS ?= 60
