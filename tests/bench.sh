@@ -73,12 +73,14 @@ tokenizer() {
 
 if [ -n "$quick" ]; then
     matmul=(0.01 768 768) decode=("$threads" 16 2) repeat=1 tokenizer_seconds=0.2
-    shape=(--layers 2 --hidden 64 --heads 4 --kv-heads 4 --ffn 128 --vocab 512 --batch 2
-        --context 32 --steps 2)
+    model_shape=(--layers 2 --hidden 64 --heads 4 --kv-heads 4 --ffn 128 --vocab 512 --batch 2
+        --context 32)
+    shape=("${model_shape[@]}" --steps 2)
 else
     matmul=(0.3) decode=("$threads" 128 22) repeat=3 tokenizer_seconds=3
-    shape=(--layers 12 --hidden 768 --heads 12 --kv-heads 12 --ffn 3072 --vocab 32000 --batch 4
-        --context 256 --steps 5)
+    model_shape=(--layers 12 --hidden 768 --heads 12 --kv-heads 12 --ffn 3072 --vocab 32000 --batch 4
+        --context 256)
+    shape=("${model_shape[@]}" --steps 5)
 fi
 mkdir -p "$out"
 rm -f "$out"/*.log "$out"/parts.tsv "$out"/report.json
@@ -89,9 +91,9 @@ echo "threads: $threads; $(uptime | sed 's/.*load/load/')"
 if [ -n "$quick" ]; then
     echo "tiny shapes, a minute, a few with PyTorch: the figures say nothing"
 elif [ -n "$torch" ]; then
-    echo "about 20 minutes on 2 cores; leave the machine alone until the table comes"
+    echo "about 28 minutes on 2 cores; leave the machine alone until the table comes"
 else
-    echo "about 10 minutes on 2 cores, without PyTorch's side: no .venv (make peers makes it)"
+    echo "about 18 minutes on 2 cores, without PyTorch's side: no .venv (make peers makes it)"
 fi
 
 part peak_first "$build"/bench_peak "$threads"
@@ -100,6 +102,8 @@ part ops "$build"/bench_ops "$threads"
 compare fp32 eager,eager_fused,compiled
 compare lora lora,lora_compiled --lora
 compare bf16 bf16,bf16_fused,bf16_compiled --bf16
+rm -rf "$out/saves"
+part saves python3 tests/bench_saves.py "$build" "$out/saves" "${model_shape[@]}" --repeat "$repeat"
 part decode_1 "$build"/bench_decode 1 "${decode[@]}"
 part decode_32 "$build"/bench_decode 32 "${decode[@]}"
 

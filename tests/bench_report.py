@@ -125,6 +125,17 @@ def lone_products(parts, product, weights):
     return share, f"worst of {len(rows)} shapes, {shape}; best {100 * max(rows)[0]:.1f}%"
 
 
+def saves(parts):
+    """The median of the pairs' ratios."""
+    rows = parts.objects("saves")
+    ratios = [row["ratio"] for row in rows if "ratio" in row]
+    saved = [row for row in rows if row.get("every")]
+    return statistics.median(ratios), (
+        f"{len(ratios)} pairs; {saved[0]['mib']:.0f} MiB, training stood still "
+        f"{max(row['blocked'] for row in saved):.2f} s, written in "
+        f"{max(row['written'] for row in saved):.1f} s")
+
+
 def decode(parts, part, of, ceiling, unit):
     line = parts.objects(part)[0]
     return line[of], f"{line['tok_per_s']:.1f} tokens/s; ceiling {line[ceiling]:.1f} {unit}"
@@ -182,6 +193,7 @@ def goals(parts, model):
                lambda kind=kind: over_torch(parts, kind, "eager"))
     yield ("products of the fp32 step, of the FMA peak", "%", 0.85,
            lambda: step_products(parts, "fp32"))
+    yield ("fp32 steps with a save every 10, of those without", "%", 0.95, lambda: saves(parts))
     yield ("decode, bf16, 1 sequence, of the read bandwidth", "%", 0.85,
            lambda: decode(parts, "decode_1", "read_ratio", "read_gb_per_s", "GB/s"))
     yield ("server, 32 requests of 16 in / 64 out, of the FMA peak", "%", 0.65,

@@ -3,14 +3,16 @@
 
     bench_saves.py BUILD FOLDER [--layers 12 --hidden 768 --heads 12 --kv-heads 12 --ffn 3072
                    --vocab 32000 --batch 4 --context 256] [--every 10] [--repeat 1] [--sync]
+                   [--piece all|prepare|without|with]
 
-Runs `strata train` with random weights and tokens for two times --every steps, saving after each
---every: a save begins when step EVERY is done, so the steps before it are without one, and those from
-there on pay for one, for its copy and for its writing. A line of JSON a run:
-  without, with_saves   steps a second
-  ratio                 the second over the first
+`strata train` with random weights and tokens: a run up to shortly before step EVERY, from whose
+checkpoint two others go on, one without saving and one that saves after every EVERY steps. Both are
+timed from the end of step EVERY, when a save begins, to that of step 2 EVERY: so what is compared are
+EVERY steps, and the same with the copy and the writing of one checkpoint. Prints a line of JSON a
+run, and the ratio:
+  steps_per_s
   blocked, written      seconds: that training stood still, and until the checkpoint had its name
-FOLDER is on the file system to be measured; what is made there is removed."""
+FOLDER is on the file system to be measured; `all` makes and removes it, a piece leaves it."""
 
 import argparse
 import json
@@ -38,19 +40,19 @@ def write_files(options, folder):
         json.dump({"model": {"config": f"{folder}/config.json"},
                    "data": {"train": [f"{folder}/tokens.h5"], "packing": "split",
                             "sequence_length": options.context},
-                   "train": {"out": f"{folder}/run", "steps": 2 * options.every, "warmup": 0,
-                             "global_batch": options.batch, "keep": 1, "export": False,
-                             "checkpoint_every": options.every, "tensorboard": False,
+                   "train": {"out": f"{folder}/run", "warmup": 0, "keep": 2, "export": False,
+                             "global_batch": options.batch, "tensorboard": False,
                              "checkpoint_async": not options.sync}}, file)
     subprocess.run([f"{options.build}/make_tokens", f"{folder}/tokens.h5", "200",
                     str(2 * options.context), str(options.vocab)], check=True)
 
 
-def run(options, folder):
-    """Times at which steps were done, by step; and the figures of the first save."""
-    command = [f"{options.build}/strata", "train", f"{folder}/run.yaml"]
+def run(options, steps, last, every):
+    """Trains to step `last` of `steps`. Times at which steps were done, and the first save's line."""
+    command = [f"{options.build}/strata", "train", f"{options.folder}/run.yaml",
+               f"train.steps={steps}", f"train.checkpoint_every={every}"]
     environment = dict(os.environ, OMP_WAIT_POLICY="passive")
-    done, save, lines = {}, None, []
+    done, save, lines = {}, "", []
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         for line in process.stderr:
             now = time.monotonic()
@@ -58,25 +60,36 @@ def run(options, folder):
             step = re.search(r"event=step step=(\d+) ", line)
             if step:
                 done[int(step.group(1))] = now
-            found = re.search(r"event=checkpoint step=\d+ mib=([\d.]+) blocked=([\d.]+)s "
-                              r"written=([\d.]+)s", line)
-            save = save or found
-    if process.returncode != 0 or not save:
+            if "event=checkpoint step=" in line:
+                save = save or line
+            if last < steps and last in done and (save or not every):
+                process.kill()  # what the end of a run writes is of no interest
+                return done, save
+    if process.returncode != 0:
         sys.exit("".join(lines))
-    return done, [float(figure) for figure in save.groups()]
+    return done, save
 
 
-def measure(options, folder):
-    shutil.rmtree(f"{folder}/run", ignore_errors=True)
-    done, (mib, blocked, written) = run(options, folder)
-    every = options.every
-    without = (every - 1) / (done[every] - done[1])  # the first step finds cold memory
-    with_saves = every / (done[2 * every] - done[every])
-    print(json.dumps({
-        "shape": " ".join(f"{name}={getattr(options, name)}" for name in SHAPE), "every": every,
-        "async": not options.sync, "mib": mib, "without": round(without, 4),
-        "with_saves": round(with_saves, 4), "ratio": round(with_saves / without, 4),
-        "blocked": blocked, "written": written}), flush=True)
+def measure(options, with_saves):
+    first, last = options.every, 2 * options.every
+    for step in (first, last):
+        shutil.rmtree(f"{options.folder}/run/checkpoints/step-{step:08d}", ignore_errors=True)
+    done, save = run(options, last + 1, last, options.every if with_saves else 0)
+    row = {"shape": " ".join(f"{name}={getattr(options, name)}" for name in SHAPE),
+           "every": options.every if with_saves else 0,
+           "steps_per_s": round((last - first) / (done[last] - done[first]), 4)}
+    if with_saves:
+        row["async"] = not options.sync
+        for key in ("mib", "blocked", "written"):
+            row[key] = float(re.search(key + r"=([\d.]+)", save).group(1))
+    print(json.dumps(row), flush=True)
+    return row["steps_per_s"]
+
+
+def prepare(options):
+    os.makedirs(options.folder)
+    write_files(options, options.folder)
+    run(options, options.every - 2, options.every - 2, 0)
 
 
 def main():
@@ -88,14 +101,19 @@ def main():
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--sync", action="store_true", help="training waits for the disk instead")
+    parser.add_argument("--piece", choices=("all", "prepare", "without", "with"), default="all")
     options = parser.parse_args()
-    os.makedirs(options.folder)
     try:
-        write_files(options, options.folder)
-        for _ in range(options.repeat):
-            measure(options, options.folder)
+        if options.piece in ("all", "prepare"):
+            prepare(options)
+        for _ in range(options.repeat if options.piece != "prepare" else 0):
+            rates = [measure(options, saves) for name, saves in (("without", False), ("with", True))
+                     if options.piece in ("all", name)]
+            if len(rates) == 2:
+                print(json.dumps({"ratio": round(rates[1] / rates[0], 4)}), flush=True)
     finally:
-        shutil.rmtree(options.folder)
+        if options.piece == "all":
+            shutil.rmtree(options.folder, ignore_errors=True)
 
 
 main()
