@@ -195,6 +195,7 @@ static void test_given_up_it_leaves_nothing(void **state) {
     atomic_store(&writes, 0);
     atomic_store(&held, true); /* its first write lasts until it is given up */
     assert_ok(begin(&save, 2, false));
+    while (atomic_load(&writes) == 0) sleep_milliseconds(1);
     atomic_store(&leaving, true);
     checkpoint_abandon(&save.saving);
     assert_int_equal(atomic_load(&writes), 1);
