@@ -15,6 +15,7 @@
 
 #include "kernels/base/dtype.h"
 #include "kernels/base/stream.h"
+#include <stdbool.h>
 #include <stdint.h>
 
 enum { ATTENTION_BLOCK = 64, ATTENTION_MAX_HEAD_DIM = 512 };
@@ -67,6 +68,56 @@ struct attention_backward_args {
     struct attention_shape shape;
 };
 typedef void attention_backward_fn(struct stream *s, const struct attention_backward_args *args);
+
+/* Attention in parts, for keys that come one block of rows after the other: packed queries against
+ * packed keys of the same documents. Query number t of a part (position past + t, key 0 being the
+ * part's first) sees those of its keys max(0, past + t - window + 1) .. min(past + t, keys - 1):
+ * none, where all of them come later or lie before the window.
+ *
+ *     keys of the document     0 ......... key 0 | ... | keys - 1 .........
+ *     its queries                                   past | ... | past + queries - 1
+ *
+ * Parts of one document are neighbours in their array, and in these those with the same queries;
+ * runs of queries, and runs of keys, are the same or apart. */
+struct attention_part {
+    int32_t document;       /* any number that tells documents apart */
+    int32_t query, queries; /* first packed query; how many */
+    int32_t key, keys;      /* first packed key; how many */
+    int32_t past;           /* position of the first query, less that of the first key */
+};
+
+/* o (N, H, D), lse (N, H) in and out f32: attention over the keys that a query has seen, and the
+ * log of its softmax's denominator; 0 and -infinity for none. Each call takes the parts' keys in,
+ * in the order of the parts; with `first` o and lse begin as none. q (N, H, D) act, k, v (rows that
+ * the parts name, Hkv, D) act. Deterministic. */
+struct attention_part_forward_args {
+    float *o, *lse;
+    const void *q, *k, *v;
+    int64_t tokens; /* N */
+    bool first;
+    int32_t count;
+    const struct attention_part *parts; /* (count) */
+    struct attention_shape shape;
+};
+typedef void attention_part_forward_fn(struct stream *s,
+                                       const struct attention_part_forward_args *args);
+
+/* The gradients of attention over all keys by those of the parts. dk, dv (K, Hkv, D) out f32
+ * (overwritten); dq (N, H, D) f32 += , with `first` = . scratch (N, H) f32 holds rowsum(do * o),
+ * which the first call makes. dout, q, o (N, H, D), k, v (K, Hkv, D) act; o, lse are of all keys.
+ * Deterministic: each (document, key head) is one chain. */
+struct attention_part_backward_args {
+    float *dq, *dk, *dv, *scratch;
+    const void *dout, *q, *k, *v, *o;
+    const float *lse;
+    int64_t tokens, keys; /* N, K */
+    bool first;
+    int32_t count;
+    const struct attention_part *parts; /* (count) */
+    struct attention_shape shape;
+};
+typedef void attention_part_backward_fn(struct stream *s,
+                                        const struct attention_part_backward_args *args);
 
 /* Stores the batch's new k, v (N, Hkv, D) act into pages: token t of sequence i becomes key
  * past[i] + t. Rounds to kv->dtype. Two sequences never share a page they write. */

@@ -51,19 +51,26 @@ static int64_t first_key(const struct attention_shape *shape, int64_t position) 
     return shape->window > 0 && position >= shape->window ? position - shape->window + 1 : 0;
 }
 
-static void forward_row(act_t *o, float *lse, const act_t *q, const struct rows *keys,
+/* Softmax under way: out = sum of exp(score - max) * value, sum = sum of exp(score - max). */
+struct softmax {
+    float max, sum, out[ATTENTION_MAX_HEAD_DIM];
+};
+
+/* Takes keys [first, end) in. */
+static void forward_row(struct softmax *row, const act_t *q, const struct rows *keys,
                         const struct rows *values, const struct attention_shape *shape,
-                        int64_t position) {
-    float max = -INFINITY, sum = 0.0f, out[ATTENTION_MAX_HEAD_DIM] = {0};
-    for (int64_t j = first_key(shape, position); j <= position; j++)
-        max = fmaxf(max, score_of(q, keys, j, shape));
-    for (int64_t j = first_key(shape, position); j <= position; j++) {
+                        int64_t first, int64_t end) {
+    float max = row->max;
+    for (int64_t j = first; j < end; j++) max = fmaxf(max, score_of(q, keys, j, shape));
+    float factor = row->sum > 0.0f ? expf(row->max - max) : 0.0f;
+    row->max = max;
+    row->sum *= factor;
+    for (int i = 0; i < shape->head_dim; i++) row->out[i] *= factor;
+    for (int64_t j = first; j < end; j++) {
         float p = expf(score_of(q, keys, j, shape) - max);
-        sum += p;
-        for (int i = 0; i < shape->head_dim; i++) out[i] += p * row_element(values, j, i);
+        row->sum += p;
+        for (int i = 0; i < shape->head_dim; i++) row->out[i] += p * row_element(values, j, i);
     }
-    for (int i = 0; i < shape->head_dim; i++) o[i] = act_store(out[i] / sum);
-    if (lse) *lse = max + logf(sum);
 }
 
 void VARIANT(attention_forward_ref)(struct stream *s, const struct attention_forward_args *a) {
@@ -79,12 +86,52 @@ void VARIANT(attention_forward_ref)(struct stream *s, const struct attention_for
                 int64_t at = (int64_t)token * shape->heads + h;
                 struct rows keys = rows_of(a->kv->k, a->kv, i, start, shape, h / group);
                 struct rows values = rows_of(a->kv->v, a->kv, i, start, shape, h / group);
-                forward_row((act_t *)a->o + at * shape->head_dim, a->lse ? a->lse + at : NULL,
-                            (const act_t *)a->q + at * shape->head_dim, &keys, &values, shape,
-                            position);
+                struct softmax row = {.max = -INFINITY};
+                forward_row(&row, (const act_t *)a->q + at * shape->head_dim, &keys, &values, shape,
+                            first_key(shape, position), position + 1);
+                act_t *o = (act_t *)a->o + at * shape->head_dim;
+                for (int d = 0; d < shape->head_dim; d++) o[d] = act_store(row.out[d] / row.sum);
+                if (a->lse) a->lse[at] = row.max + logf(row.sum);
             }
         }
     }
+}
+
+/* The key after the last one of a part that its query number `token` sees; may be negative. */
+static int64_t end_key(const struct attention_part *part, int64_t token) {
+    int64_t position = part->past + token;
+    return position < part->keys ? position + 1 : part->keys;
+}
+
+static void forward_part_row(const struct attention_part_forward_args *a,
+                             const struct attention_part *part, int32_t token, int head) {
+    const struct attention_shape *shape = &a->shape;
+    const struct kv_source contiguous = {.page_table = NULL};
+    int64_t at = (int64_t)(part->query + token) * shape->heads + head;
+    int kv_head = head / (shape->heads / shape->kv_heads);
+    struct rows keys = rows_of(a->k, &contiguous, 0, part->key, shape, kv_head);
+    struct rows values = rows_of(a->v, &contiguous, 0, part->key, shape, kv_head);
+    int64_t first = first_key(shape, part->past + token), end = end_key(part, token);
+    if (first >= end) return;
+    float *o = a->o + at * shape->head_dim;
+    struct softmax row = {.max = a->lse[at], .sum = a->lse[at] == -INFINITY ? 0.0f : 1.0f};
+    for (int d = 0; d < shape->head_dim; d++) row.out[d] = o[d];
+    forward_row(&row, (const act_t *)a->q + at * shape->head_dim, &keys, &values, shape, first,
+                end);
+    for (int d = 0; d < shape->head_dim; d++) o[d] = row.out[d] / row.sum;
+    a->lse[at] = row.max + logf(row.sum);
+}
+
+void VARIANT(attention_part_forward_ref)(struct stream *s,
+                                         const struct attention_part_forward_args *a) {
+    (void)s;
+    assert(a->shape.head_dim <= ATTENTION_MAX_HEAD_DIM && a->shape.heads % a->shape.kv_heads == 0);
+    int64_t rows = a->first ? a->tokens * a->shape.heads : 0;
+    for (int64_t i = 0; i < rows; i++) a->lse[i] = -INFINITY;
+    for (int64_t i = 0; i < rows * a->shape.head_dim; i++) a->o[i] = 0.0f;
+    for (int32_t i = 0; i < a->count; i++)
+        for (int32_t token = 0; token < a->parts[i].queries; token++)
+            for (int h = 0; h < a->shape.heads; h++) forward_part_row(a, &a->parts[i], token, h);
 }
 
 /* p = exp(score - lse) and ds = p * (do . v - rowsum(do * o)) * scale of one (query, key). */
@@ -146,18 +193,64 @@ static void backward_key(const struct attention_backward_args *a, int32_t start,
     }
 }
 
-void VARIANT(attention_backward_ref)(struct stream *s, const struct attention_backward_args *a) {
-    (void)s;
-    const struct attention_shape *shape = &a->shape;
-    assert(shape->head_dim <= ATTENTION_MAX_HEAD_DIM && shape->heads % shape->kv_heads == 0);
-    const int32_t *starts = a->segments->start;
-    int64_t queries = (int64_t)starts[a->segments->count] * shape->heads;
+/* rowsum(do * o) of the first `queries` of (N, H) */
+static void sum_rows(const struct attention_backward_args *a, int64_t queries) {
+    int head_dim = a->shape.head_dim;
+    assert(head_dim <= ATTENTION_MAX_HEAD_DIM && a->shape.heads % a->shape.kv_heads == 0);
     for (int64_t query = 0; query < queries; query++) {
         float sum = 0.0f;
-        for (int64_t i = query * shape->head_dim; i < (query + 1) * shape->head_dim; i++)
+        for (int64_t i = query * head_dim; i < (query + 1) * head_dim; i++)
             sum += act_load(((const act_t *)a->dout)[i]) * act_load(((const act_t *)a->o)[i]);
         a->scratch[query] = sum;
     }
+}
+
+/* Adds what one query and the keys that it sees give each other. */
+static void backward_part_row(const struct attention_part_backward_args *sums,
+                              const struct attention_backward_args *a,
+                              const struct attention_part *part, int32_t token, int head) {
+    const struct attention_shape *shape = &a->shape;
+    int64_t query = (int64_t)(part->query + token) * shape->heads + head;
+    int64_t end = end_key(part, token);
+    for (int64_t j = first_key(shape, part->past + token); j < end; j++) {
+        int64_t key = (part->key + j) * shape->kv_heads + head / (shape->heads / shape->kv_heads);
+        struct pair pair = pair_of(a, query, key);
+        for (int i = 0; i < shape->head_dim; i++) {
+            int64_t q = query * shape->head_dim + i, k = key * shape->head_dim + i;
+            sums->dq[q] += pair.ds * act_load(((const act_t *)a->k)[k]);
+            sums->dk[k] += pair.ds * act_load(((const act_t *)a->q)[q]);
+            sums->dv[k] += pair.p * act_load(((const act_t *)a->dout)[q]);
+        }
+    }
+}
+
+void VARIANT(attention_part_backward_ref)(struct stream *s,
+                                          const struct attention_part_backward_args *a) {
+    (void)s;
+    const struct attention_backward_args pairs = {.scratch = a->scratch,
+                                                  .dout = a->dout,
+                                                  .q = a->q,
+                                                  .k = a->k,
+                                                  .v = a->v,
+                                                  .o = a->o,
+                                                  .lse = a->lse,
+                                                  .shape = a->shape};
+    int64_t queries = a->first ? a->tokens * a->shape.heads : 0;
+    int64_t keys = a->keys * a->shape.kv_heads;
+    sum_rows(&pairs, queries);
+    for (int64_t i = 0; i < queries * a->shape.head_dim; i++) a->dq[i] = 0.0f;
+    for (int64_t i = 0; i < keys * a->shape.head_dim; i++) a->dk[i] = a->dv[i] = 0.0f;
+    for (int32_t i = 0; i < a->count; i++)
+        for (int32_t token = 0; token < a->parts[i].queries; token++)
+            for (int h = 0; h < a->shape.heads; h++)
+                backward_part_row(a, &pairs, &a->parts[i], token, h);
+}
+
+void VARIANT(attention_backward_ref)(struct stream *s, const struct attention_backward_args *a) {
+    (void)s;
+    const struct attention_shape *shape = &a->shape;
+    const int32_t *starts = a->segments->start;
+    sum_rows(a, (int64_t)starts[a->segments->count] * shape->heads);
     for (int32_t i = 0; i < a->segments->count; i++) {
         for (int32_t token = starts[i]; token < starts[i + 1]; token++) {
             for (int h = 0; h < shape->heads; h++) backward_query(a, starts[i], token, h);

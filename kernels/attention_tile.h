@@ -53,8 +53,17 @@ struct head_rows {
     int32_t page_size;
 };
 
+/* The queries of a packed sequence against all keys up to theirs. */
+static inline struct attention_part part_of_sequence(const struct segments *segments,
+                                                     int32_t sequence) {
+    int32_t start = segments->start[sequence], tokens = segments->start[sequence + 1] - start;
+    int32_t past = segments->past[sequence];
+    return (struct attention_part){sequence, start, tokens, start, past + tokens, past};
+}
+
+/* pages are those of sequence number part->document */
 static inline struct head_rows head_rows_of(const void *data, const struct kv_source *kv,
-                                            const struct segments *segments, int32_t sequence,
+                                            const struct attention_part *part,
                                             const struct attention_shape *shape, int kv_head) {
     struct head_rows rows = {.data = data,
                              .bf16 = sizeof(act_t) == sizeof(uint16_t),
@@ -63,10 +72,10 @@ static inline struct head_rows head_rows_of(const void *data, const struct kv_so
                              .stride = (int64_t)shape->kv_heads * shape->head_dim};
     if (kv->page_table) {
         rows.bf16 = kv->dtype == DTYPE_BF16;
-        rows.pages = kv->page_table + (int64_t)sequence * kv->max_pages;
+        rows.pages = kv->page_table + (int64_t)part->document * kv->max_pages;
         rows.page_size = kv->page_size;
     } else {
-        rows.first += segments->start[sequence] * rows.stride;
+        rows.first += part->key * rows.stride;
     }
     return rows;
 }
@@ -166,6 +175,17 @@ static inline void load_row(float *out, const act_t *from, int head_dim, float s
 static inline void store_row(act_t *to, const float *from, int head_dim, v16 divisor) {
     for (int d = 0; d < head_dim; d += V16_LANES)
         v16_store_act_part(to + d, v16_div(v16_load(from + d), divisor), head_dim - d);
+}
+
+/* The same of fp32 in memory. */
+static inline void load_floats(float *out, const float *from, int head_dim) {
+    for (int d = 0; d < head_dim; d += V16_LANES)
+        v16_store(out + d, v16_load_part(from + d, head_dim - d));
+}
+
+static inline void store_floats(float *to, const float *from, int head_dim) {
+    for (int d = 0; d < head_dim; d += V16_LANES)
+        v16_store_part(to + d, v16_load(from + d), head_dim - d);
 }
 
 /* c (rows, columns) [+]= a b, each element one chain of fused multiply-adds over k. a may be read

@@ -14,6 +14,9 @@ typedef void scale_fn(struct stream *s, void *y, float scale, int64_t n);
 /* y f32 += x f32 (gradient accumulation of vectors, sums over ranks) */
 typedef void accumulate_f32_fn(struct stream *s, float *y, const float *x, int64_t n);
 
+/* y act = x f32, rounded; may be x */
+typedef void round_f32_fn(struct stream *s, void *y, const float *x, int64_t n);
+
 /* SwiGLU (Shazeer, arXiv:2002.05202): y = silu(gate) * up,  silu(g) = g / (1 + exp(-g))
  * y, gate, up act; y may alias gate or up. */
 typedef void swiglu_forward_fn(struct stream *s, void *y, const void *gate, const void *up,

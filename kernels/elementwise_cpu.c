@@ -36,6 +36,13 @@ void VARIANT(accumulate_f32_cpu)(struct stream *s, float *y, const float *x, int
     }
 }
 
+void VARIANT(round_f32_cpu)(struct stream *s, void *y, const float *x, int64_t n) {
+    int threads = threads_for(s, n, GRAIN);
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t i = 0; i < n; i += V16_LANES)
+        v16_store_act_part((act_t *)y + i, v16_load_part(x + i, n - i), n - i);
+}
+
 void VARIANT(swiglu_forward_cpu)(struct stream *s, void *y, const void *gate, const void *up,
                                  int64_t n) {
     int threads = threads_for(s, n, GRAIN / 4);

@@ -22,6 +22,11 @@ void VARIANT(accumulate_f32_ref)(struct stream *s, float *y, const float *x, int
     for (int64_t i = 0; i < n; i++) y[i] += x[i];
 }
 
+void VARIANT(round_f32_ref)(struct stream *s, void *y, const float *x, int64_t n) {
+    (void)s;
+    for (int64_t i = 0; i < n; i++) ((act_t *)y)[i] = act_store(x[i]);
+}
+
 void VARIANT(swiglu_forward_ref)(struct stream *s, void *y, const void *gate, const void *up,
                                  int64_t n) {
     (void)s;

@@ -32,10 +32,13 @@ struct kernels {
     rope_fn *rope;
     attention_forward_fn *attention_forward;
     attention_backward_fn *attention_backward;
+    attention_part_forward_fn *attention_part_forward;
+    attention_part_backward_fn *attention_part_backward;
     kv_write_fn *kv_write;
     add_fn *add;
     scale_fn *scale;
     accumulate_f32_fn *accumulate_f32;
+    round_f32_fn *round_f32;
     swiglu_forward_fn *swiglu_forward;
     swiglu_backward_fn *swiglu_backward;
     dropout_fn *dropout;

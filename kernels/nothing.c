@@ -40,6 +40,14 @@ static void no_attention_forward(struct stream *s, const struct attention_forwar
 static void no_attention_backward(struct stream *s, const struct attention_backward_args *args) {
     (void)s, (void)args;
 }
+static void no_attention_part_forward(struct stream *s,
+                                      const struct attention_part_forward_args *args) {
+    (void)s, (void)args;
+}
+static void no_attention_part_backward(struct stream *s,
+                                       const struct attention_part_backward_args *args) {
+    (void)s, (void)args;
+}
 static void no_kv_write(struct stream *s, const struct kv_source *kv, const void *k, const void *v,
                         const struct segments *segments, int kv_heads, int head_dim) {
     UNUSED4(s, kv, k, v), (void)segments, (void)kv_heads, (void)head_dim;
@@ -51,6 +59,9 @@ static void no_scale(struct stream *s, void *y, float scale, int64_t n) {
     UNUSED4(s, y, scale, n);
 }
 static void no_accumulate_f32(struct stream *s, float *y, const float *x, int64_t n) {
+    UNUSED4(s, y, x, n);
+}
+static void no_round_f32(struct stream *s, void *y, const float *x, int64_t n) {
     UNUSED4(s, y, x, n);
 }
 static void no_swiglu_forward(struct stream *s, void *y, const void *gate, const void *up,
@@ -104,10 +115,13 @@ static double no_peak_fma(int threads) {
     .matmul_backward_weight = no_matmul_backward_weight, .bias_backward = no_bias_backward,        \
     .rmsnorm_forward = no_rmsnorm_forward, .rmsnorm_backward = no_rmsnorm_backward,                \
     .rope_table = no_rope_table, .rope = no_rope, .attention_forward = no_attention_forward,       \
-    .attention_backward = no_attention_backward, .kv_write = no_kv_write, .add = no_add,           \
-    .scale = no_scale, .accumulate_f32 = no_accumulate_f32, .swiglu_forward = no_swiglu_forward,   \
-    .swiglu_backward = no_swiglu_backward, .dropout = no_dropout,                                  \
-    .embedding_forward = no_embedding_forward, .embedding_backward = no_embedding_backward,        \
+    .attention_backward = no_attention_backward, .kv_write = no_kv_write,                          \
+    .attention_part_forward = no_attention_part_forward,                                           \
+    .attention_part_backward = no_attention_part_backward, .round_f32 = no_round_f32,              \
+    .add = no_add, .scale = no_scale, .accumulate_f32 = no_accumulate_f32,                         \
+    .swiglu_forward = no_swiglu_forward, .swiglu_backward = no_swiglu_backward,                    \
+    .dropout = no_dropout, .embedding_forward = no_embedding_forward,                              \
+    .embedding_backward = no_embedding_backward,                                                   \
     .cross_entropy_forward = no_cross_entropy_forward,                                             \
     .cross_entropy_backward = no_cross_entropy_backward, .adamw = no_adamw,                        \
     .sum_squares = no_sum_squares, .sample = no_sample, .peak_fma = no_peak_fma
