@@ -22,12 +22,16 @@ struct kv_pages_view {
     int32_t page_size, max_pages;
 };
 
+struct context;
+
 struct batch {
     int64_t tokens;           /* N */
     const int32_t *ids;       /* (N) */
     const int32_t *positions; /* (N) position in its document or request */
     struct segments segments;
     const struct kv_pages_view *kv; /* NULL: keys and values of this batch only (training) */
+    const struct context *context;  /* the batch that this is a rank's part of (core/context.h); its
+                                       segments are not read then; NULL: this is all of it */
     const struct adapter_span *spans;
     int span_count;
 

@@ -1,5 +1,6 @@
 #include "core/block.h"
 
+#include "core/context.h"
 #include "core/linear.h"
 #include "core/sequence.h"
 
@@ -150,7 +151,7 @@ static void attention_half_forward(const struct exec *exec, const struct model *
                                                      .kv = &kv,
                                                      .segments = &batch->segments,
                                                      .shape = attention_shape_of(c, layer)};
-    exec->k->attention_forward(exec->stream, &attention);
+    context_attention_forward(exec, batch, &attention);
     add_output(exec, model, WEIGHT_O, layer, batch, acts->mid, acts->x, acts->o);
 }
 
@@ -305,7 +306,7 @@ static void attention_core_backward(const struct exec *exec, const struct model 
                                                  .lse = acts->lse,
                                                  .segments = &batch->segments,
                                                  .shape = attention_shape_of(c, layer)};
-    exec->k->attention_backward(exec->stream, &args);
+    context_attention_backward(exec, batch, &args);
     arena_release(exec->scratch, mark);
     rotate(exec, c, n, rope_table, dqkv->q, dqkv->k, true);
     if (c->qk_norm) norm_heads_backward(exec, model, layer, n, acts, dqkv);

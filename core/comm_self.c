@@ -118,6 +118,16 @@ static void no_recv(struct comm *comm, struct stream *s, void *buffer, int64_t c
     (void)comm, (void)s, (void)buffer, (void)count, (void)type, (void)from;
 }
 
+static void no_start_send(struct comm *comm, struct stream *s, const void *buffer, int64_t count,
+                          enum dtype type, int to, struct comm_request *request) {
+    (void)comm, (void)s, (void)buffer, (void)count, (void)type, (void)to, (void)request;
+}
+
+static void no_start_recv(struct comm *comm, struct stream *s, void *buffer, int64_t count,
+                          enum dtype type, int from, struct comm_request *request) {
+    (void)comm, (void)s, (void)buffer, (void)count, (void)type, (void)from, (void)request;
+}
+
 static void no_start_scatter(struct comm *comm, struct stream *s, void *out, const void *in,
                              void *scratch, int64_t count, enum dtype type,
                              struct comm_request *request) {
@@ -139,6 +149,8 @@ static const struct comm_ops nothing_ops = {
     .recv = no_recv,
     .barrier = self_barrier,
     .start_all_reduce = self_start_all_reduce,
+    .start_send = no_start_send,
+    .start_recv = no_start_recv,
     .start_reduce_scatter = no_start_scatter,
     .start_all_gather = no_start_copy,
     .test = self_test,

@@ -22,6 +22,7 @@ struct exec {
     struct stream *stream;
     const struct kernels *k;
     struct comm *tp;       /* the ranks that share each layer */
+    struct comm *cp;       /* the ranks that share a batch's tokens, where it says so */
     struct arena *scratch; /* marked and released around each use */
     bool sequence;         /* the residual stream is split over tp by tokens (core/sequence.h) */
     /* Called after each layer where it is not NULL: messages that are under way want attention. */

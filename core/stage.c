@@ -1,5 +1,6 @@
 #include "core/stage.h"
 
+#include "core/context.h"
 #include "core/sequence.h"
 
 void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct exec *exec,
@@ -140,24 +141,29 @@ void stage_backward_weights(const struct exec *exec, const struct model *model,
 }
 
 size_t stage_scratch_bytes(const struct model *model, const struct adapter *adapter, enum dtype act,
-                           int64_t tokens, int64_t logit_rows, bool backward, bool sequence) {
+                           int64_t tokens, int64_t logit_rows, bool backward, bool sequence,
+                           int context) {
     struct stream stream;
-    struct comm tp;
+    struct comm tp, cp;
     struct arena scratch, held;
     stream_open_cpu(&stream, 1);
     comm_open_nothing(&tp, "tp", model->shard.tp_rank, model->shard.tp_size);
+    comm_open_nothing(&cp, "cp", 0, context);
     arena_count(&scratch, "scratch");
     arena_count(&held, "activations");
     const struct exec exec = {.stream = &stream,
                               .k = kernels_nothing(act),
                               .tp = &tp,
+                              .cp = &cp,
                               .scratch = &scratch,
                               .sequence = sequence};
     const struct adapter_span span = {0, tokens, adapter};
     const int64_t row_id = 0; /* addresses that stand for arrays: nothing is read */
     const int32_t target = 0;
     const float weight = 0.0f;
+    const struct context whole = {.tokens = tokens * context};
     const struct batch batch = {.tokens = tokens,
+                                .context = context > 1 ? &whole : NULL,
                                 .spans = &span,
                                 .span_count = adapter ? 1 : 0,
                                 .row_ids = &row_id,

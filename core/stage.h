@@ -33,9 +33,11 @@ void stage_acts_set_input(struct stage_acts *acts, const struct model *model, vo
 
 /* Scratch bytes that a forward (and backward, with loss) of `tokens` tokens needs at most, found by
  * running the same code on nothing; M as in core/block.h. `model` and `adapter` (or NULL) may be
- * described on a counting arena. logit_rows: how many rows head_logits is asked for at once. */
+ * described on a counting arena. logit_rows: how many rows head_logits is asked for at once.
+ * context: ranks that share a batch, of which `tokens` are this one's (core/context.h). */
 size_t stage_scratch_bytes(const struct model *model, const struct adapter *adapter, enum dtype act,
-                           int64_t tokens, int64_t logit_rows, bool backward, bool sequence);
+                           int64_t tokens, int64_t logit_rows, bool backward, bool sequence,
+                           int context);
 
 /* Embeds, or takes acts->input where the embedding is not here, and runs the model's layers;
  * acts->hidden is the last one's output. */

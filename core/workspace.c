@@ -46,8 +46,9 @@ static size_t count_scratch(const struct model *model, enum dtype act,
     const struct workspace_parts *parts = plan->parts ? plan->parts : &whole;
     size_t most = 0;
     for (int i = 0; i < parts->count; i++) {
-        size_t bytes = stage_scratch_bytes(&parts->models[i], plan->adapter, act, plan->tokens,
-                                           plan->logit_rows, plan->backward, plan->sequence);
+        size_t bytes =
+            stage_scratch_bytes(&parts->models[i], plan->adapter, act, plan->tokens,
+                                plan->logit_rows, plan->backward, plan->sequence, plan->context);
         if (bytes > most) most = bytes;
     }
     return most;

@@ -19,8 +19,9 @@ struct workspace_plan {
     int64_t logit_rows; /* rows asked of head_logits at once */
     enum acts_keep keep;
     bool backward;
-    bool sequence;                       /* core/sequence.h */
-    const struct adapter *adapter;       /* the largest that batches go through, or NULL */
+    bool sequence;                 /* core/sequence.h */
+    int context;                   /* ranks that share a batch (core/context.h); 0 or 1: none */
+    const struct adapter *adapter; /* the largest that batches go through, or NULL */
     const struct workspace_parts *parts; /* NULL: one batch in all of the model */
 };
 
