@@ -41,7 +41,7 @@ static void push_slabs(struct slabs *slabs, const char *name, const struct optim
 struct part {
     char prefix[40];
     float *values;
-    bool mine; /* no other replica has them */
+    bool mine; /* no other replica has them, or would write them */
 };
 
 /* Weight and two moments. Replicas that train alone have their own, beside the anchors, which are
@@ -55,14 +55,15 @@ static int list_parts(const struct trainer *t, int i, struct part parts[PARTS]) 
     if (alone) {
         parts[count++] = (struct part){"weights", outer->anchors[i], false};
         parts[count++] = (struct part){"outer_momentum", outer->momenta[i], false};
-        snprintf(own, sizeof own, "replica-%04d/", t->comms.replicas.rank);
+        snprintf(own, sizeof own, "replica-%04d/", t->place.at[MESH_DP]);
     }
     const struct {
         const char *name;
         float *values;
     } state[] = {{"weights", slot->master}, {"adam_m", slot->m}, {"adam_v", slot->v}};
     for (int k = 0; k < 3; k++, count++) {
-        parts[count] = (struct part){"", state[k].values, alone || t->dp.shares > 1};
+        bool mine = alone ? t->place.at[MESH_CP] == 0 : t->dp.shares > 1;
+        parts[count] = (struct part){"", state[k].values, mine};
         snprintf(parts[count].prefix, sizeof parts[count].prefix, "%s%s", own, state[k].name);
     }
     return count;

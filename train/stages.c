@@ -2,6 +2,7 @@
 
 #include "core/sequence.h"
 #include "parallel/split_layers.h"
+#include "train/trainer_parts.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -104,7 +105,7 @@ enum status stages_view(struct trainer *t) {
 
 /* Rows of the residual stream of the largest microbatch that a rank holds. */
 static int64_t most_rows(const struct trainer *t) {
-    int64_t tokens = t->micro_sequences * t->options->data.sequence_length;
+    int64_t tokens = trainer_micro_tokens(t);
     return t->options->parallel.sequence ? sequence_room(tokens, t->mesh.size[MESH_TP]) : tokens;
 }
 
@@ -150,6 +151,7 @@ static struct batch view_batch(const struct stages_walk *walk, int microbatch,
     const struct trainer *t = walk->trainer;
     struct batch batch = loader_batch_view(&walk->batches[microbatch]);
     *span = (struct adapter_span){0, batch.tokens, t->trained};
+    batch.context = context_cut_view(&t->cuts[microbatch]);
     batch.spans = span;
     batch.span_count = t->trained ? 1 : 0;
     batch.training = walk->training;
@@ -158,9 +160,10 @@ static struct batch view_batch(const struct stages_walk *walk, int microbatch,
 }
 
 /* Where replicas wait for each other in every pass (parallel.zero 2 and 3), one without samples
- * goes through it all the same, and computes nothing. */
-static bool passes_empty(const struct trainer *t) {
-    return t->dp.zero >= 2;
+ * goes through it all the same, and computes nothing; and so does a rank without tokens of a
+ * microbatch whose keys go through it. */
+static bool passes_empty(const struct trainer *t, int microbatch) {
+    return t->dp.zero >= 2 || t->cuts[microbatch].context.tokens > 0;
 }
 
 static struct exec exec_for(const struct trainer *t, const struct batch *batch) {
@@ -173,7 +176,7 @@ static int64_t elements_of(void *context, int microbatch) {
     const struct stages_walk *walk = context;
     const struct trainer *t = walk->trainer;
     int64_t tokens = walk->batches[microbatch].tokens;
-    if (tokens == 0) return passes_empty(t) ? 0 : PIPELINE_EMPTY;
+    if (tokens == 0) return passes_empty(t, microbatch) ? 0 : PIPELINE_EMPTY;
     return sequence_part(&t->ws.exec, tokens).count * t->model.config.hidden;
 }
 

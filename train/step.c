@@ -24,6 +24,7 @@ static enum status read_microbatches(struct trainer *t) {
     for (int i = 0; i < t->micro_count; i++) {
         int64_t count = min_i64(left, t->micro_sequences);
         TRY(loader_read(t->train, first, count, &t->micro[i]));
+        context_cut(&t->cuts[i], &t->micro[i]);
         first += count;
         left -= count;
     }
@@ -64,9 +65,10 @@ static double averaged(const struct trainer *t) {
     return trainer_steps_alone(t) ? (double)t->mesh.size[MESH_DP] : 1.0;
 }
 
-static double replica_weight(const struct trainer *t) {
+static double replica_weight(struct trainer *t) {
     double sum = 0.0;
     for (int i = 0; i < t->micro_count; i++) sum += t->micro[i].weight_sum;
+    comm_all_reduce(&t->comms.comm[MESH_CP], &t->ws.stream, &sum, 1, DTYPE_F64, COMM_SUM);
     return sum;
 }
 
@@ -124,7 +126,7 @@ static double gradient_norm(struct trainer *t) {
 static double mean_norm(struct trainer *t, double own) {
     double sum = own;
     if (!trainer_steps_alone(t)) return own;
-    comm_all_reduce(&t->comms.replicas, &t->ws.stream, &sum, 1, DTYPE_F64, COMM_SUM);
+    comm_all_reduce(&t->comms.comm[MESH_DP], &t->ws.stream, &sum, 1, DTYPE_F64, COMM_SUM);
     return sum / averaged(t);
 }
 
@@ -171,7 +173,7 @@ static void meet_replicas(struct trainer *t) {
     const struct parallel_options *o = &t->options->parallel;
     if (!trainer_steps_alone(t) || (t->step % o->sync_every != 0 && t->step != t->steps)) return;
     struct trace_span span = trace_begin_phase(&t->trace, TRACE_OPTIMIZER);
-    outer_step(&t->outer, &t->comms.replicas, &t->ws.stream, o->outer_lr, o->outer_momentum);
+    outer_step(&t->outer, &t->comms.comm[MESH_DP], &t->ws.stream, o->outer_lr, o->outer_momentum);
     trace_end(&t->trace, &span);
 }
 
@@ -211,9 +213,11 @@ enum status trainer_step(struct trainer *t, struct step_report *report) {
 static enum status validate_round(struct trainer *t, int64_t first, int64_t left, double sums[2]) {
     struct stages_walk walk = {.trainer = t, .batches = t->micro, .visit = look_for_stop};
     enum status status = STATUS_OK;
-    for (int i = 0; i < t->micro_count && status == STATUS_OK; i++) {
+    for (int i = 0; i < t->micro_count; i++) {
         int64_t count = max_i64(0, min_i64(left, t->micro_sequences));
         status = loader_read(t->validation, first, count, &t->micro[i]);
+        if (status != STATUS_OK) break;
+        context_cut(&t->cuts[i], &t->micro[i]);
         if (counts_tokens(t) && count > 0) sums[1] += t->micro[i].weight_sum;
         first += count;
         left -= count;

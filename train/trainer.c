@@ -18,9 +18,6 @@
 enum status trainer_place(struct trainer *t, int rank, int ranks) {
     const struct parallel_options *o = &t->options->parallel;
     const struct mesh_options degrees = {o->tp, o->cp, o->dp, o->pp, o->order};
-    if (o->cp > 1)
-        return status_fail(STATUS_UNSUPPORTED,
-                           "this version has no context parallelism: parallel.cp is 1");
     TRY(mesh_create(&t->mesh, ranks, &degrees));
     t->place = mesh_place(&t->mesh, rank);
     return STATUS_OK;
@@ -147,6 +144,7 @@ void trainer_close(struct trainer *t) {
     model_free(&t->model);
     free(t->params);
     free(t->micro);
+    free(t->cuts);
     mesh_close(&t->comms);
     memset(t, 0, sizeof *t);
 }

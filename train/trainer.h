@@ -7,6 +7,7 @@
 #include "data/loader.h"
 #include "data/tokenizer.h"
 #include "parallel/checkpoint_saving.h"
+#include "parallel/context_parallel.h"
 #include "parallel/data_parallel.h"
 #include "parallel/mesh.h"
 #include "parallel/parallel.h"
@@ -58,7 +59,8 @@ struct trainer {
 
     struct loader *train, *validation; /* validation: NULL when there is none */
     int micro_count;
-    struct loader_batch *micro; /* (micro_count) of one step */
+    struct loader_batch *micro; /* (micro_count) of one step, my part of their tokens */
+    struct context_cut *cuts;   /* (micro_count) which part that is */
     int64_t micro_sequences;    /* sequences of the largest */
     struct trace trace;
     struct {

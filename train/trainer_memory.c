@@ -20,8 +20,15 @@ enum status trainer_plan_microbatches(struct trainer *t) {
                            (long long)t->micro_sequences, (long long)length, INT32_MAX);
     t->micro_count = (int)((share + t->micro_sequences - 1) / t->micro_sequences);
     t->micro = calloc((size_t)t->micro_count, sizeof *t->micro);
-    if (!t->micro) return status_fail(STATUS_MEMORY, "no memory for %d batches", t->micro_count);
+    t->cuts = calloc((size_t)t->micro_count, sizeof *t->cuts);
+    if (!t->micro || !t->cuts)
+        return status_fail(STATUS_MEMORY, "no memory for %d batches", t->micro_count);
     return STATUS_OK;
+}
+
+int64_t trainer_micro_tokens(const struct trainer *t) {
+    return context_room(t->micro_sequences * t->options->data.sequence_length,
+                        t->mesh.size[MESH_CP]);
 }
 
 struct workspace_plan trainer_plan_workspace(const struct trainer *t,
@@ -32,27 +39,31 @@ struct workspace_plan trainer_plan_workspace(const struct trainer *t,
                                       .sets = schedule->sets,
                                       .inputs = schedule->inputs};
     bool full = t->options->train.recompute == RECOMPUTE_FULL;
-    return (struct workspace_plan){.tokens = t->micro_sequences * t->options->data.sequence_length,
+    return (struct workspace_plan){.tokens = trainer_micro_tokens(t),
                                    .logit_rows = 1,
                                    .keep = full                      ? ACTS_INPUT
                                            : stages_weights_later(t) ? ACTS_LATE
                                                                      : ACTS_ALL,
                                    .backward = true,
                                    .sequence = trainer_splits_sequence(t),
+                                   .context = t->mesh.size[MESH_CP],
                                    .adapter = t->trained,
                                    .parts = parts};
 }
 
 /* The three arenas of training proper, each counting or real. */
 static enum status push_batches(struct trainer *t, struct arena *arena) {
-    for (int i = 0; i < t->micro_count; i++)
-        loader_batch_layout(&t->micro[i], arena, t->micro_sequences,
-                            t->options->data.sequence_length);
+    int64_t length = t->options->data.sequence_length;
+    for (int i = 0; i < t->micro_count; i++) {
+        loader_batch_layout(&t->micro[i], arena, t->micro_sequences, length);
+        context_cut_layout(&t->cuts[i], arena, t->mesh.size[MESH_CP], t->place.at[MESH_CP],
+                           t->micro_sequences * length);
+    }
     return stages_plan(t, arena);
 }
 
 static enum status push_gradients(struct trainer *t, struct arena *arena) {
-    struct comm *together = trainer_steps_alone(t) ? &t->ws.self : &t->comms.replicas;
+    struct comm *together = trainer_steps_alone(t) ? &t->comms.comm[MESH_CP] : &t->comms.replicas;
     const struct dp_options options = {.comm = together,
                                        .stream = &t->ws.stream,
                                        .layers = t->model.config.layers,
@@ -128,6 +139,7 @@ enum status trainer_open_memory(struct trainer *t) {
     TRY(workspace_open(&t->ws, &t->model, t->kernels, t->threads, &t->comms.comm[MESH_TP], &plan));
     t->watch = (struct exec_watch){layer_begins, t};
     t->ws.exec.watch = &t->watch;
+    t->ws.exec.cp = &t->comms.comm[MESH_CP];
     TRY(arena_create(&t->batches, "batches", bytes.batches));
     TRY(push_batches(t, &t->batches));
     stages_connect(t);

@@ -8,7 +8,8 @@
 /* Where rank `rank` of `ranks` stands: t->mesh and t->place. */
 enum status trainer_place(struct trainer *t, int rank, int ranks);
 
-/* Replicas do not sum gradients (parallel.sync_every): a communicator of one stands in for them. */
+/* Data-parallel replicas do not sum gradients (parallel.sync_every); those of a replica's context-
+ * parallel ranks are. */
 static inline bool trainer_steps_alone(const struct trainer *t) {
     return t->options->parallel.sync_every > 1;
 }
@@ -48,6 +49,9 @@ enum status trainer_count_arenas(struct trainer *t, struct trainer_memory *memor
 /* `parts` must live as long; the pipeline is planned. */
 struct workspace_plan trainer_plan_workspace(const struct trainer *t,
                                              struct workspace_parts *parts);
+
+/* Most tokens of a microbatch on a rank. */
+int64_t trainer_micro_tokens(const struct trainer *t);
 
 /* What the library takes while it sums `gradients` bytes over replicas. */
 size_t trainer_sums_bytes(const struct trainer *t, size_t gradients);

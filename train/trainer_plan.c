@@ -8,6 +8,8 @@
 
 /* What layouts ask of a communicator that is not open. */
 static void place_replica(struct trainer *t) {
+    t->comms.comm[MESH_CP] =
+        (struct comm){.rank = t->place.at[MESH_CP], .size = t->mesh.size[MESH_CP]};
     t->comms.replicas =
         (struct comm){.rank = t->place.at[MESH_DP] * t->mesh.size[MESH_CP] + t->place.at[MESH_CP],
                       .size = t->mesh.size[MESH_CP] * t->mesh.size[MESH_DP]};
