@@ -96,6 +96,109 @@ static void run_backward(const struct kernels *kernels, const struct fixture *f,
     assert_ok(stream_check(&stream));
 }
 
+/* The same in parts: keys come in BLOCKS runs of tokens, in an order in which some queries see
+ * nothing at first, and the queries of a document are two runs where they are cut. */
+enum { BLOCKS = 3, MOST_PARTS = 2 * MAX_SEQUENCES };
+
+struct cuts {
+    int32_t keys[BLOCKS + 1], query; /* tokens where they are */
+};
+
+static struct cuts cut_at_random(const struct fixture *f, struct random *random) {
+    int32_t tokens = f->start[f->segments.count];
+    struct cuts cuts = {.keys = {[BLOCKS] = tokens}, .query = random_int(random, 0, tokens)};
+    for (int i = 1; i < BLOCKS; i++) cuts.keys[i] = random_int(random, cuts.keys[i - 1], tokens);
+    return cuts;
+}
+
+static int32_t within(int32_t token, int32_t first, int32_t end) {
+    return token < first ? first : token > end ? end : token;
+}
+
+static int32_t list_parts(struct attention_part *parts, const struct fixture *f,
+                          const struct cuts *cuts, int block) {
+    int32_t count = 0, first = cuts->keys[block], end = cuts->keys[block + 1];
+    for (int32_t i = 0; i < f->segments.count; i++) {
+        int32_t start = f->start[i], stop = f->start[i + 1];
+        int32_t key = within(start, first, end), keys = within(stop, first, end) - key;
+        int32_t edges[] = {start, within(cuts->query, start, stop), stop};
+        for (int run = 0; run < 2; run++)
+            if (edges[run + 1] > edges[run] && keys > 0)
+                parts[count++] =
+                    (struct attention_part){i,           edges[run], edges[run + 1] - edges[run],
+                                            key - first, keys,       edges[run] - key};
+    }
+    return count;
+}
+
+static const int block_order[BLOCKS] = {1, 2, 0};
+
+static void run_parts_forward(const struct kernels *kernels, const struct fixture *f,
+                              struct tensors *t, const struct cuts *cuts, int threads) {
+    struct stream stream;
+    struct attention_part parts[MOST_PARTS];
+    stream_open_cpu(&stream, threads);
+    size_t row = act_bytes(kernels, (size_t)(f->shape.kv_heads * f->shape.head_dim));
+    float *o = new_bytes(f->q_count * sizeof *o);
+    for (int i = 0; i < BLOCKS; i++) {
+        size_t at = (size_t)cuts->keys[block_order[i]] * row;
+        const struct attention_part_forward_args args = {
+            .o = o,
+            .lse = t->lse,
+            .q = t->q,
+            .k = (char *)t->k + at,
+            .v = (char *)t->v + at,
+            .tokens = f->start[f->segments.count],
+            .first = i == 0,
+            .count = list_parts(parts, f, cuts, block_order[i]),
+            .parts = parts,
+            .shape = f->shape};
+        kernels->attention_part_forward(&stream, &args);
+    }
+    kernels->round_f32(&stream, t->o, o, (int64_t)f->q_count);
+    assert_ok(stream_check(&stream));
+    free(o);
+}
+
+static void run_parts_backward(const struct kernels *kernels, const struct fixture *f,
+                               struct tensors *t, const struct cuts *cuts, int threads) {
+    struct stream stream;
+    struct attention_part parts[MOST_PARTS];
+    stream_open_cpu(&stream, threads);
+    size_t width = (size_t)(f->shape.kv_heads * f->shape.head_dim);
+    float *dq = new_bytes(f->q_count * sizeof *dq), *dk = new_bytes(f->kv_count * sizeof *dk);
+    float *dv = new_bytes(f->kv_count * sizeof *dv);
+    for (int i = 0; i < BLOCKS; i++) {
+        int block = block_order[i];
+        size_t at = (size_t)cuts->keys[block] * width;
+        const struct attention_part_backward_args args = {
+            .dq = dq,
+            .dk = dk + at,
+            .dv = dv + at,
+            .scratch = t->scratch,
+            .dout = t->dout,
+            .q = t->q,
+            .k = (char *)t->k + act_bytes(kernels, at),
+            .v = (char *)t->v + act_bytes(kernels, at),
+            .o = t->o,
+            .lse = t->lse,
+            .tokens = f->start[f->segments.count],
+            .keys = cuts->keys[block + 1] - cuts->keys[block],
+            .first = i == 0,
+            .count = list_parts(parts, f, cuts, block),
+            .parts = parts,
+            .shape = f->shape};
+        kernels->attention_part_backward(&stream, &args);
+    }
+    kernels->round_f32(&stream, t->dq, dq, (int64_t)f->q_count);
+    kernels->round_f32(&stream, t->dk, dk, (int64_t)f->kv_count);
+    kernels->round_f32(&stream, t->dv, dv, (int64_t)f->kv_count);
+    assert_ok(stream_check(&stream));
+    free(dq);
+    free(dk);
+    free(dv);
+}
+
 static double *widen(const float *values, size_t count) {
     double *wide = new_bytes(count * sizeof *wide);
     for (size_t i = 0; i < count; i++) wide[i] = (double)values[i];
@@ -115,15 +218,20 @@ static double loss_at(double *x, size_t i, double step, double *const in[3], con
 
 /* The plain loops: forward to 1e-5 of float64, each gradient to 2e-4 of central differences of the
  * float64 forward (step 1e-5, error of the difference below 1e-8). */
-static void check_against_float64(struct attention_shape shape) {
+static void check_against_float64(struct attention_shape shape, const struct cuts *cuts) {
     const struct kernels *kernels;
     assert_ok(kernels_cpu(&kernels, "reference", DTYPE_F32));
     struct fixture f = {.shape = shape};
     set_lengths(&f, (const int[]){5, 0, 1, 7}, 4);
     struct random random = {.seed = 11};
     struct tensors t = tensors_new(kernels, &f, &random);
-    run_forward(kernels, &f, &t, 1);
-    run_backward(kernels, &f, &t, 1);
+    if (cuts) {
+        run_parts_forward(kernels, &f, &t, cuts, 1);
+        run_parts_backward(kernels, &f, &t, cuts, 1);
+    } else {
+        run_forward(kernels, &f, &t, 1);
+        run_backward(kernels, &f, &t, 1);
+    }
     double *in[3] = {widen(t.q, f.q_count), widen(t.k, f.kv_count), widen(t.v, f.kv_count)};
     double *dout = widen(t.dout, f.q_count), *o = new_bytes(f.q_count * sizeof *o);
     forward_f64(o, in[0], in[1], in[2], &f);
@@ -147,10 +255,15 @@ static void check_against_float64(struct attention_shape shape) {
 }
 
 static void test_reference_against_float64(void **state) {
+    /* documents of 5, 0, 1 and 7 tokens */
+    static const struct cuts inside = {{0, 3, 9, 13}, 10}, outside = {{0, 0, 5, 13}, 5};
+    const struct cuts *const cuts[] = {NULL, &inside, &outside};
     (void)state;
-    check_against_float64(shape_of(2, 1, 4, 0));
-    check_against_float64(shape_of(1, 3, 6, 0));
-    check_against_float64(shape_of(2, 2, 5, 3));
+    for (int i = 0; i < 3; i++) {
+        check_against_float64(shape_of(2, 1, 4, 0), cuts[i]);
+        check_against_float64(shape_of(1, 3, 6, 0), cuts[i]);
+        check_against_float64(shape_of(2, 2, 5, 3), cuts[i]);
+    }
 }
 
 static void random_fixture(struct fixture *f, struct random *random, int head_dim) {
@@ -194,6 +307,86 @@ static void test_tables_match_reference(void **state) {
     }
 }
 
+static void check_parts(const struct kernels *kernels, const struct kernels *reference,
+                        int head_dim, uint64_t seed) {
+    struct random random = {.seed = seed};
+    struct fixture f;
+    random_fixture(&f, &random, head_dim);
+    const struct cuts cuts = cut_at_random(&f, &random);
+    struct random same = random;
+    struct tensors want = tensors_new(kernels, &f, &random), got = tensors_new(kernels, &f, &same);
+    run_forward(reference, &f, &want, 1);
+    run_parts_forward(kernels, &f, &got, &cuts, 2);
+    assert_act_close(kernels, got.o, want.o, f.q_count, 2e-6, 2e-5, "o");
+    assert_all_close(got.lse, want.lse, f.queries, 1e-5, 1e-6, "lse");
+    memcpy(got.o, want.o, act_bytes(kernels, f.q_count));
+    run_backward(reference, &f, &want, 1);
+    run_parts_backward(kernels, &f, &got, &cuts, 2);
+    assert_act_close(kernels, got.dq, want.dq, f.q_count, 3e-5, 1e-5, "dq");
+    assert_act_close(kernels, got.dk, want.dk, f.kv_count, 1e-4, 1e-5, "dk");
+    assert_act_close(kernels, got.dv, want.dv, f.kv_count, 1e-4, 1e-5, "dv");
+    tensors_free(&want);
+    tensors_free(&got);
+}
+
+/* Plain loops, and the fast tables, in parts against the plain loops over all keys at once. */
+static void test_parts_match_the_whole(void **state) {
+    (void)state;
+    static const int head_dims[] = {4, 16, 20, 33, 64, 80, 96, 128, 256};
+    struct table_pair pairs[MOST_TABLES];
+    int count = tables_of_machine(pairs);
+    for (int i = 0; i < count; i++)
+        for (size_t d = 0; d < sizeof head_dims / sizeof *head_dims; d++)
+            for (int fast = 0; fast < 2; fast++)
+                check_parts(fast ? pairs[i].fast : pairs[i].reference, pairs[i].reference,
+                            head_dims[d], 900 + d);
+}
+
+/* A block's gradients are those of its readers, who may be none: no NaN, no leftovers. */
+static void test_parts_that_see_nothing(void **state) {
+    (void)state;
+    struct table_pair pairs[MOST_TABLES];
+    int count = tables_of_machine(pairs);
+    for (int i = 0; i < 2 * count; i++) {
+        const struct kernels *kernels = i % 2 ? pairs[i / 2].fast : pairs[i / 2].reference;
+        struct stream stream;
+        stream_open_cpu(&stream, 1);
+        struct fixture f = {.shape = shape_of(1, 2, 16, 4)};
+        set_lengths(&f, (const int[]){6}, 1);
+        struct random random = {.seed = 6};
+        struct tensors t = tensors_new(kernels, &f, &random);
+        float *o = new_bytes(f.q_count * sizeof *o), *dk = new_bytes(f.kv_count * sizeof *dk);
+        float *dq = new_bytes(f.q_count * sizeof *dq), *dv = new_bytes(f.kv_count * sizeof *dv);
+        for (size_t e = 0; e < f.kv_count; e++) dk[e] = dv[e] = NAN;
+        /* all keys come later; all keys are before the window */
+        const struct attention_part parts[] = {{0, 0, 3, 0, 6, -3}, {1, 3, 3, 0, 6, 20}};
+        kernels->attention_part_forward(
+            &stream, &(struct attention_part_forward_args){o, t.lse, t.q, t.k, t.v, 6, true, 2,
+                                                           parts, f.shape});
+        for (size_t e = 0; e < f.q_count; e++) assert_true(o[e] == 0.0f);
+        for (size_t e = 0; e < f.queries; e++) assert_true(t.lse[e] == -INFINITY);
+        for (size_t e = 0; e < f.queries; e++) t.lse[e] = 0.0f;
+        kernels->attention_part_backward(&stream, &(struct attention_part_backward_args){
+                                                      dq, dk, dv, t.scratch, t.dout, t.q, t.k, t.v,
+                                                      t.o, t.lse, 6, 6, true, 2, parts, f.shape});
+        for (size_t e = 0; e < f.q_count; e++) assert_true(dq[e] == 0.0f);
+        for (size_t e = 0; e < f.kv_count; e++) assert_true(dk[e] == 0.0f && dv[e] == 0.0f);
+        float *all[] = {o, dq, dk, dv};
+        for (int a = 0; a < 4; a++) free(all[a]);
+        tensors_free(&t);
+    }
+}
+
+static void assert_same_bits(const struct kernels *kernels, const struct fixture *f,
+                             const struct tensors *a, const struct tensors *b) {
+    size_t q_bytes = act_bytes(kernels, f->q_count), kv_bytes = act_bytes(kernels, f->kv_count);
+    assert_memory_equal(a->o, b->o, q_bytes);
+    assert_memory_equal(a->lse, b->lse, f->queries * sizeof(float));
+    assert_memory_equal(a->dq, b->dq, q_bytes);
+    assert_memory_equal(a->dk, b->dk, kv_bytes);
+    assert_memory_equal(a->dv, b->dv, kv_bytes);
+}
+
 static void test_threads_do_not_change_bits(void **state) {
     (void)state;
     struct table_pair pairs[MOST_TABLES];
@@ -210,12 +403,15 @@ static void test_threads_do_not_change_bits(void **state) {
         for (int threads = 2; threads <= 4; threads++) {
             run_forward(fast, &f, &more, threads);
             run_backward(fast, &f, &more, threads);
-            size_t q_bytes = act_bytes(fast, f.q_count), kv_bytes = act_bytes(fast, f.kv_count);
-            assert_memory_equal(one.o, more.o, q_bytes);
-            assert_memory_equal(one.lse, more.lse, f.queries * sizeof(float));
-            assert_memory_equal(one.dq, more.dq, q_bytes);
-            assert_memory_equal(one.dk, more.dk, kv_bytes);
-            assert_memory_equal(one.dv, more.dv, kv_bytes);
+            assert_same_bits(fast, &f, &one, &more);
+        }
+        const struct cuts cuts = {{0, 90, 150, 248}, 100};
+        run_parts_forward(fast, &f, &one, &cuts, 1);
+        run_parts_backward(fast, &f, &one, &cuts, 1);
+        for (int threads = 2; threads <= 4; threads++) {
+            run_parts_forward(fast, &f, &more, &cuts, threads);
+            run_parts_backward(fast, &f, &more, &cuts, threads);
+            assert_same_bits(fast, &f, &one, &more);
         }
         tensors_free(&one);
         tensors_free(&more);
@@ -403,6 +599,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference_against_float64),
         cmocka_unit_test(test_tables_match_reference),
+        cmocka_unit_test(test_parts_match_the_whole),
+        cmocka_unit_test(test_parts_that_see_nothing),
         cmocka_unit_test(test_threads_do_not_change_bits),
         cmocka_unit_test(test_serving_has_the_bits_of_training),
         cmocka_unit_test(test_bf16_cache_under_f32),
