@@ -17,6 +17,11 @@ static struct parallel job; /* cmocka's tests take no arguments */
 #define TIED                                                                                       \
     "{\"architectures\": [\"Qwen3ForCausalLM\"], \"model_type\": \"qwen3\", "                      \
     "\"tie_word_embeddings\": true, " SHAPE "}"
+/* Softmax in parts rounds otherwise than in one, as far as other instructions do: by those, one
+ * rank differs by up to 2.1e-6 of qwen2's key biases, whose gradients nearly cancel (softmax does
+ * not see what all scores of a query have in common). */
+#define LIMITS_KEY_BIAS                                                                            \
+    { 1e-6, 1e-6, 4e-6, 2e-6 }
 #define CP2 "parallel.cp=2"
 #define CP3 "parallel.cp=3"
 #define CP4 "parallel.cp=4"
@@ -52,7 +57,7 @@ static const struct layout_case cases[] = {
      {ONE_AT_A_TIME},
      {CP3}},
     {"cp4", 4, "llama", LIMITS_FP32_CUT, {"train.global_batch=5"}, {CP4}},
-    {"cp4, one document at a time", 4, "qwen2", LIMITS_FP32_CUT, {ONE_AT_A_TIME}, {CP4}},
+    {"cp4, one document at a time", 4, "qwen2", LIMITS_KEY_BIAS, {ONE_AT_A_TIME}, {CP4}},
     {"cp4, packed, sliding window", 4, "mistral", LIMITS_FP32_CUT, {PACKED}, {CP4}},
     {"cp4, zero 3, one document at a time",
      4,
