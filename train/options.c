@@ -137,7 +137,8 @@ static const struct config_row parallel_rows[] = {
     {"tp", CONFIG_INT, FIELD(parallel_options, tp), "1", .low = 1, .high = 1024,
      .help = "tensor parallel: ranks that share each layer"},
     {"cp", CONFIG_INT, FIELD(parallel_options, cp), "1", .low = 1, .high = 1024,
-     .help = "context parallel: ranks that share each sequence"},
+     .help = "context parallel: ranks that share the tokens of each microbatch, for long sequences; "
+             "keys and values go round among them"},
     {"dp", CONFIG_INT, FIELD(parallel_options, dp), "0", .low = 0, .high = 1e6,
      .help =
          "data parallel: replicas, each with its share of the batch; 0 takes the ranks that the "
