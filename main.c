@@ -21,6 +21,8 @@ static const struct subcommand commands[] = {
      "configs/demo/lora.yaml train.lr=1e-3 train.out=runs/first"},
     {"chat", cmd_chat, "a conversation with a model in the terminal",
      "models/base --temperature 0.7"},
+    {"plan", cmd_plan, "the layouts of a job that fit its devices, ranked, without a device",
+     "configs/demo/lora.yaml --nodes 2 --gpus-per-node 8 --gpu h100"},
     {"plot", cmd_plot, "loss and throughput of runs as a picture (SVG)",
      "runs/first --out loss.svg"},
     {"preflight", cmd_preflight, "which nodes of a job are slow or broken", "--seconds 4"},

@@ -9,7 +9,9 @@ void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct 
     const struct model_config *config = &model->local;
     int first = model->shard.first_layer, end = model->shard.end_layer;
     size_t stream_bytes = act_bytes(exec, sequence_part(exec, tokens).room * config->hidden);
-    *acts = (struct stage_acts){.keep = keep, .capacity = tokens};
+    acts->keep = keep;
+    acts->capacity = tokens;
+    acts->work = (struct block_acts){0};
     acts->rope_table = arena_push(arena, (size_t)tokens * (size_t)config->head_dim * sizeof(float));
     if (work)
         acts->work = *work;

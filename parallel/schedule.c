@@ -112,10 +112,11 @@ static struct action *next_forward(struct schedule *schedule, int from) {
     return NULL;
 }
 
-static struct action *forward_of(struct schedule *schedule, const struct action *backward) {
-    for (int i = 0; i < schedule->count; i++)
+/* Looked for from the backward on back: it is seldom far. */
+static const struct action *forward_of(const struct schedule *schedule, int backward) {
+    for (int i = backward; i-- > 0;)
         if (schedule->actions[i].kind == ACTION_FORWARD &&
-            same_work(&schedule->actions[i], backward))
+            same_work(&schedule->actions[i], &schedule->actions[backward]))
             return &schedule->actions[i];
     assert(!"a backward without a forward");
     return NULL;
@@ -133,7 +134,7 @@ static void assign(struct schedule *schedule, bool *sets, bool *inputs) {
                 next->input = take(inputs, &schedule->inputs);
             continue;
         }
-        const struct action *forward = forward_of(schedule, action);
+        const struct action *forward = forward_of(schedule, i);
         action->set = forward->set;
         action->input = forward->input;
         if (ends_backward(action)) sets[action->set] = inputs[action->input] = false;

@@ -4,6 +4,9 @@
 
 /* strata inspect PATH [--json]: what a model file, a token file or a checkpoint holds. */
 int cmd_inspect(int argc, char **argv);
+
+/* strata plan: the layouts of a job that fit, ranked, without its devices. */
+int cmd_plan(int argc, char **argv);
 int cmd_plot(int argc, char **argv);
 
 /* strata preflight: what the nodes of a job can do, before it begins; 69 when one is broken. */
