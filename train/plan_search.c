@@ -181,7 +181,8 @@ static bool fixed(const struct search *s, enum plan_key key) {
 /* A value of a key that the search may take: the options' own where that is fixed. */
 static bool may(const struct search *s, enum plan_key key, int64_t value) {
     const struct plan_choice own = choice_of(s->request->options);
-    return !fixed(s, key) || own.at[key] == value;
+    bool open = key == PLAN_DP && own.at[key] == 0; /* what the others leave */
+    return !fixed(s, key) || open || own.at[key] == value;
 }
 
 /* Microbatches of 1, 2, 4, ... sequences: where one is too large, so are those above. */
