@@ -24,14 +24,14 @@ def layout(ranks, width, length, batch, micro, layers=4, vocabulary=8192, lora=F
 CALIBRATION = {
     "wide": layout(1, 512, 256, 4, 4),
     "long": layout(1, 256, 2048, 1, 1),
-    "dp2": layout(2, 512, 128, 4, 2, vocabulary=16384),
+    "small_step": layout(1, 512, 64, 1, 1, vocabulary=16384),
     "tp2": layout(2, 512, 256, 4, 2, tp=2),
 }
 PREDICTED = {
     "wider_accumulated": layout(1, 768, 256, 4, 2),
     "recompute": layout(1, 512, 512, 2, 2, recompute="full"),
     "lora": layout(1, 512, 256, 4, 4, lora=True),
-    "few_tokens": layout(1, 512, 128, 1, 1),
+    "dp2": layout(2, 512, 128, 4, 2, vocabulary=16384),
     "zero1": layout(2, 512, 256, 4, 2, zero=1),
     "zero3": layout(2, 512, 512, 4, 2, zero=3),
     "pp2": layout(2, 512, 256, 4, 1, pp=2),
@@ -99,7 +99,7 @@ def measure(build, work, name, o):
     if o["lora"]:
         train(build, work, name + "-base", o, 1, **model, **{"train.export": "true"})
         model = {"model.path": os.path.join(work, name + "-base", "model"), "train.mode": "lora"}
-    train(build, work, name, o, 8, **model)
+    train(build, work, name, o, 10, **model)
     open(os.path.join(work, name, "done"), "w").close()
 
 

@@ -19,7 +19,7 @@ static const struct {
 } rates[PLAN_RATES] = {
     RATE(product_fraction, 0.01, 8.0),   RATE(product_half, 0.5, 2000.0),
     RATE(attention_fraction, 0.01, 8.0), RATE(bandwidth_fraction, 0.02, 8.0),
-    RATE(link_fraction, 0.02, 8.0),
+    RATE(link_fraction, 0.02, 8.0),      RATE(crowding, 0.01, 1.0),
 };
 
 /* A guess weighs a quarter of a measurement. */

@@ -5,7 +5,7 @@
 
 #include "train/plan_search.h"
 
-enum { PLAN_RATES = 5 };
+enum { PLAN_RATES = 6 };
 
 struct plan_calibrated_run {
     const char *path;           /* borrowed */

@@ -66,12 +66,13 @@ static const struct plan_device devices[] = {
      .node = {3e-6, 3e9},
      .between = {30e-6, 3e9},
      .product_fraction = 0.8,
-     .product_half = 16,
+     .product_half = 6,
      .attention_fraction = 0.4,
      .bandwidth_fraction = 0.8,
      .link_fraction = 1.0,
      .tensor_overlap = 0.0,
      .replica_overlap = 0.0,
+     .crowding = 0.3,
      .shared_memory = true},
 };
 

@@ -18,7 +18,8 @@ struct plan_device {
     double link_fraction;           /* of the links' bandwidth */
     double tensor_overlap;          /* part of a layer's collectives that hides behind products */
     double replica_overlap;         /* part of a backward that gradients' sums can hide behind */
-    bool shared_memory;             /* ranks of a node share `memory` */
+    double crowding;    /* r ranks of a node have r^-crowding of the memory's bandwidth each */
+    bool shared_memory; /* ranks of a node share `memory` */
 };
 
 /* NULL unless name is h100, h200, a100 or cpu. The CPU's memory is 0: that of a node must be said.

@@ -61,15 +61,21 @@ static void add_matrix(const struct plan_place *p, struct plan_cost *cost, doubl
         cost->weight += product(p, rows, cols, n, n * (rows + cols) * act + 8.0 * rows * cols);
 }
 
-/* u = x A^T, y += u B^T; backward the two inputs' gradients and the two factors'. */
+/* With a factor: so thin that moving the rest takes as long as computing. */
+static double thin(const struct plan_place *p, double m, double n, double k, double elements) {
+    return plan_product_seconds(p->device, p->habits->bf16, m, n, k) +
+           plan_memory_seconds(p->device, elements * act_bytes(p));
+}
+
+/* u = x A^T, y += u B^T; backward makes u again, then the two inputs' gradients, of which one is
+ * added, and the two factors'. */
 static void add_pair(const struct plan_place *p, struct plan_cost *cost, double rows, double cols) {
-    double n = p->tokens, rank = p->model->lora_rank, act = act_bytes(p);
-    double down = product(p, n, rank, cols, n * (cols + rank) * act);
-    double up = product(p, n, rows, rank, n * (2.0 * rows + rank) * act);
-    cost->forward += down + up;
-    cost->input += down + up;
-    cost->weight += product(p, rank, cols, n, n * (cols + rank) * act) +
-                    product(p, rows, rank, n, n * (rows + rank) * act);
+    double n = p->tokens, rank = p->model->lora_rank;
+    double down = thin(p, n, rank, cols, n * (cols + rank));
+    cost->forward += down + thin(p, n, rows, rank, n * (2.0 * rows + rank));
+    cost->input +=
+        thin(p, n, rank, rows, n * (rows + rank)) + thin(p, n, cols, rank, n * (2.0 * cols + rank));
+    cost->weight += 2.0 * down + thin(p, rows, rank, n, n * (rows + rank));
 }
 
 static void add_products(const struct plan_place *p, struct plan_cost *cost) {
