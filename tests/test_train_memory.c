@@ -345,6 +345,67 @@ static void test_plan_is_what_is_allocated(void **state) {
     }
 }
 
+/* What the process of rank 0 has besides its arenas, started the same way. */
+static double measure_besides(int ranks, const char *keys) {
+    struct setup setup;
+    struct trainer_memory memory;
+    char model[512];
+    setup_open(&setup, 2);
+    snprintf(model, sizeof model, "config: %s/config.json", setup.folder.path);
+    setup_configure(&setup, model, keys);
+    double mib = trained_mib(&setup, ranks);
+    assert_ok(trainer_plan_rank(&setup.options, 0, ranks, &memory));
+    mib -= (double)trainer_memory_total(&memory) / (1 << 20);
+    setup_close(&setup);
+    return mib;
+}
+
+/* Ranks of a gigabyte and more, whose resident set grows by what strata plan says; a dozen of them
+ * with STRATA_SOAK. */
+static void test_gigabytes_are_planned(void **state) {
+    (void)state;
+    skip_under_sanitizers();
+    static const struct {
+        const char *what, *model, *keys;
+        int layers, ranks;
+    } cases[] = {
+        {"full", "", "1, mode: full", 16, 1},
+        {"accumulated", "", "8, micro_batch: 2, mode: full", 16, 1},
+        {"recompute", "", "8, recompute: full, mode: full", 16, 1},
+        {"bf16", ", dtype: bf16", "1, mode: full", 16, 1},
+        {"lora", "", "2, mode: lora", 64, 1},
+        {"lora, recompute", "", "8, mode: lora, recompute: full", 64, 1},
+        {"dp 2", "", "2, mode: full", 16, 2},
+        {"dp 2, zero 1", "", "2, mode: full}\nparallel: {zero: 1", 24, 2},
+        {"dp 2, zero 2", "", "2, mode: full}\nparallel: {zero: 2", 32, 2},
+        {"dp 2, zero 3", "", "2, mode: full}\nparallel: {zero: 3", 40, 2},
+        {"pp 2", "", "4, micro_batch: 1, mode: full}\nparallel: {pp: 2", 32, 2},
+        {"tp 2", "", "2, mode: full}\nparallel: {tp: 2", 32, 2},
+    };
+    bool all = getenv("STRATA_SOAK"); /* else the first */
+    for (size_t i = 0; i < (all ? sizeof cases / sizeof *cases : 1); i++) {
+        struct setup setup;
+        struct trainer_memory memory;
+        char model[512];
+        bool lora = strstr(cases[i].keys, "lora");
+        double besides = measure_besides(cases[i].ranks, lora ? "1, mode: full" : cases[i].keys);
+        setup_open(&setup, cases[i].layers);
+        if (lora) write_model(&setup, cases[i].layers);
+        snprintf(model, sizeof model, "%s: %s%s%s", lora ? "path" : "config", setup.folder.path,
+                 lora ? "" : "/config.json", cases[i].model);
+        setup_configure(&setup, model, cases[i].keys);
+        assert_ok(trainer_plan_rank(&setup.options, 0, cases[i].ranks, &memory));
+        double planned = (double)trainer_memory_total(&memory) / (1 << 20);
+        double state_mib = (double)(memory.weights + memory.gradients + memory.optimizer) / 1e6;
+        double grown = trained_mib(&setup, cases[i].ranks) - besides;
+        print_message("%s: state %.0f MB, planned %.1f MiB, grown %.1f MiB (%+.2f%%)\n",
+                      cases[i].what, state_mib, planned, grown, 100.0 * (grown / planned - 1.0));
+        assert_true(state_mib >= 1000.0);
+        assert_true(fabs(grown / planned - 1.0) <= 0.03);
+        setup_close(&setup);
+    }
+}
+
 int main(int argc, char **argv) {
     (void)argc;
     char *slash = strrchr(argv[0], '/');
@@ -356,6 +417,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_full_training_takes_what_is_planned),
         cmocka_unit_test(test_shares_take_what_is_planned),
         cmocka_unit_test(test_two_ranks_take_what_is_planned),
+        cmocka_unit_test(test_gigabytes_are_planned),
         cmocka_unit_test(test_lora_takes_what_is_planned),
         cmocka_unit_test(test_qlora_takes_what_is_planned),
     };
