@@ -23,19 +23,19 @@ def layout(ranks, width, length, batch, micro, layers=4, vocabulary=8192, lora=F
 
 CALIBRATION = {
     "wide": layout(1, 512, 256, 4, 4),
-    "long": layout(1, 256, 2048, 1, 1),
     "small_step": layout(1, 512, 64, 1, 1, vocabulary=16384),
-    "tp2": layout(2, 512, 256, 4, 2, tp=2),
+    "dp2": layout(2, 512, 128, 4, 2, vocabulary=16384),
+    "tp2_long": layout(2, 512, 1024, 2, 1, tp=2),
 }
 PREDICTED = {
     "wider_accumulated": layout(1, 768, 256, 4, 2),
     "recompute": layout(1, 512, 512, 2, 2, recompute="full"),
     "lora": layout(1, 512, 256, 4, 4, lora=True),
-    "dp2": layout(2, 512, 128, 4, 2, vocabulary=16384),
+    "long": layout(1, 256, 2048, 1, 1),
     "zero1": layout(2, 512, 256, 4, 2, zero=1),
     "zero3": layout(2, 512, 512, 4, 2, zero=3),
     "pp2": layout(2, 512, 256, 4, 1, pp=2),
-    "tp2_wide_long": layout(2, 768, 512, 2, 1, tp=2),
+    "tp2": layout(2, 512, 256, 4, 2, tp=2),
 }
 ENVIRONMENT = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
                    OMPI_MCA_btl_vader_single_copy_mechanism="none", OMP_WAIT_POLICY="passive",
