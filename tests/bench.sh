@@ -123,6 +123,13 @@ if [ -z "$data" ]; then
     text=$out/text
     cat README.md docs/*.md > "$text"
 fi
+if [ -n "$quick" ]; then
+    left_out plan "--quick"
+else
+    rm -rf "$out/plan"
+    part plan python3 tests/bench_plan.py "$build"
+fi
+
 tokenizer base models/base "$text"
 if [ -n "$data" ]; then
     tokenizer gpt2 "$data"/tok_hf_json/gpt2/tokenizer.json "$text"

@@ -22,8 +22,8 @@ static const struct {
     RATE(link_fraction, 0.02, 8.0),      RATE(crowding, 0.01, 1.0),
 };
 
-/* A guess weighs a quarter of a measurement. */
-#define GUESS 0.25
+/* Of a rate's guess, where a measurement weighs 1. */
+#define GUESS 0.1
 
 struct plan_device plan_device_of_rank(const struct plan_device *device, int64_t threads) {
     struct plan_device rank = *device;
@@ -56,14 +56,15 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Median tokens/s; the first two steps warm up. */
+/* Tokens/s that a quarter of the steps reach: what others take from a machine now and then is not
+ * the device's. The first two steps warm up. */
 static enum status read_speed(const char *path, double *tokens_per_second) {
     struct plot_run run;
     TRY(plot_run_read(&run, path));
     struct plot_series *rate = &run.rate;
     int64_t first = rate->count > 4 ? 2 : 0, count = rate->count - first;
     if (count > 0) qsort(rate->value + first, (size_t)count, sizeof *rate->value, ascending);
-    *tokens_per_second = count > 0 ? rate->value[first + count / 2] : 0.0;
+    *tokens_per_second = count > 0 ? rate->value[first + count * 3 / 4] : 0.0;
     plot_run_free(&run);
     if (*tokens_per_second > 0.0) return STATUS_OK;
     return status_fail(STATUS_FORMAT, "%s: no step was timed", path);

@@ -23,8 +23,9 @@ struct plan_calibration {
 struct plan_device plan_device_of_rank(const struct plan_device *device, int64_t threads);
 
 /* Corrects `device`, a thread's where it is the CPU, so that predictions come close to the runs'
- * median steps. STATUS_CONFIG where a run's file doesn't tell its ranks (parallel.dp 0) or, on the
- * CPU, threads. The caller calls plan_calibration_free, also after a failure. */
+ * steps, those that a quarter of them is faster than. STATUS_CONFIG where a run's file doesn't tell
+ * its ranks (parallel.dp 0) or, on the CPU, threads. The caller calls plan_calibration_free, also
+ * after a failure. */
 enum status plan_calibrate(struct plan_device *device, char *const *runs, int count, int per_node,
                            struct plan_calibration *calibration);
 void plan_calibration_free(struct plan_calibration *calibration);

@@ -173,8 +173,10 @@ static void add_shards(const struct plan_place *p, struct plan_cost *cost) {
     double hides = p->device->replica_overlap;
     double forward = fmax(0.0, gather - hides * cost->forward);
     double backward = fmax(0.0, gather + scatter - hides * (cost->input + cost->weight));
+    /* a buffer is cleared, filled from the others and added to the share */
+    double passes = plan_memory_seconds(p->device, 24.0 * plan_local_trained(p));
     cost->forward += forward;
-    cost->input += backward;
+    cost->input += backward + passes;
     cost->tensor += forward + backward;
 }
 
