@@ -1,6 +1,7 @@
 #include "parallel/mesh.h"
 #include "kernels/base/units.h"
 #include "parallel/comm_mpi.h"
+#include "parallel/comm_nccl.h"
 
 #include <assert.h>
 #include <string.h>
@@ -101,26 +102,48 @@ static int replica_group(const struct mesh *mesh, int rank) {
     return mesh_rank(mesh, &place);
 }
 
-enum status mesh_open(struct mesh_comms *comms, const struct mesh *mesh, const struct comm *world) {
+/* What is started along an axis. */
+static int uses_of(enum mesh_axis axis) {
+    switch (axis) {
+    case MESH_CP:
+        return COMM_NCCL_SUMS | COMM_NCCL_MESSAGES;
+    case MESH_DP:
+        return COMM_NCCL_SUMS;
+    case MESH_PP:
+        return COMM_NCCL_MESSAGES;
+    default:
+        return 0;
+    }
+}
+
+/* One communicator of the mesh. */
+static enum status split(struct comm *comm, const struct comm *world, const char *name, int colour,
+                         int key, const struct nccl *nccl, int uses) {
+    if (nccl) return comm_nccl_open_split(comm, world, name, colour, key, nccl, uses);
+    return comm_mpi_open_split(comm, world, name, colour, key);
+}
+
+enum status mesh_open(struct mesh_comms *comms, const struct mesh *mesh, const struct comm *world,
+                      const struct nccl *nccl) {
     assert(world->size == mesh_ranks(mesh));
     *comms = (struct mesh_comms){0};
     struct mesh_place place = mesh_place(mesh, world->rank);
     enum status status = STATUS_OK;
     for (int axis = 0; axis < MESH_AXES && status == STATUS_OK; axis++)
-        status = comm_mpi_open_split(
-            &comms->comm[axis], world, mesh_axis_name((enum mesh_axis)axis),
-            mesh_group(mesh, (enum mesh_axis)axis, world->rank), place.at[axis]);
+        status = split(&comms->comm[axis], world, mesh_axis_name((enum mesh_axis)axis),
+                       mesh_group(mesh, (enum mesh_axis)axis, world->rank), place.at[axis], nccl,
+                       uses_of((enum mesh_axis)axis));
     if (status == STATUS_OK)
-        status = comm_mpi_open_split(&comms->replicas, world, "replicas",
-                                     replica_group(mesh, world->rank),
-                                     place.at[MESH_DP] * mesh->size[MESH_CP] + place.at[MESH_CP]);
+        status = split(&comms->replicas, world, "replicas", replica_group(mesh, world->rank),
+                       place.at[MESH_DP] * mesh->size[MESH_CP] + place.at[MESH_CP], nccl,
+                       COMM_NCCL_SUMS);
     int column = mesh_group(mesh, MESH_PP, world->rank), stage = place.at[MESH_PP];
     bool end = stage == 0 || stage == mesh->size[MESH_PP] - 1;
     if (status == STATUS_OK)
-        status = comm_mpi_open_split(&comms->down, world, "pp_down", column, stage);
+        status = split(&comms->down, world, "pp_down", column, stage, nccl, COMM_NCCL_MESSAGES);
     if (status == STATUS_OK)
-        status = comm_mpi_open_split(&comms->ends, world, "pp_ends",
-                                     end ? column : world->size + world->rank, stage);
+        status = split(&comms->ends, world, "pp_ends", end ? column : world->size + world->rank,
+                       stage, nccl, 0);
     if (status != STATUS_OK) mesh_close(comms);
     return status;
 }

@@ -49,8 +49,12 @@ struct mesh_comms {
     struct comm ends;            /* the first and the last of them; between these: a rank alone */
 };
 
-/* Splits `world` (mesh_ranks ranks) once along every axis, and into replicas. Collective. */
-enum status mesh_open(struct mesh_comms *comms, const struct mesh *mesh, const struct comm *world);
+struct nccl;
+
+/* Splits `world` (mesh_ranks ranks) once along every axis, and into replicas: over NCCL
+ * (parallel/comm_nccl.h), or MPI where nccl is NULL. Collective. */
+enum status mesh_open(struct mesh_comms *comms, const struct mesh *mesh, const struct comm *world,
+                      const struct nccl *nccl);
 
 /* May be called twice, and on a zeroed struct. Collective. */
 void mesh_close(struct mesh_comms *comms);

@@ -3,6 +3,7 @@
 #include "core/log.h"
 #include "kernels/base/clock.h"
 #include "parallel/comm_mpi.h"
+#include "parallel/comm_nccl.h"
 #include "parallel/cores.h"
 
 #include <mpi.h>
@@ -132,9 +133,53 @@ enum status parallel_sum_of_host(struct parallel *parallel, double *value) {
     return stream_check(&stream);
 }
 
+static enum status open_library(struct parallel *parallel) {
+    struct nccl *nccl = parallel->nccl = calloc(1, sizeof *nccl);
+    if (!nccl)
+        return status_fail(STATUS_MEMORY, "rank %d has no memory for NCCL", parallel->world.rank);
+    TRY(nccl_library_open(&nccl->library));
+    return nccl_device_host(&nccl->device, &nccl->library);
+}
+
+static void close_library(struct parallel *parallel) {
+    if (parallel->nccl) nccl_library_close(&parallel->nccl->library);
+    free(parallel->nccl);
+    parallel->nccl = NULL;
+}
+
+/* Ranks with libraries of different versions would hang in their first call. */
+static enum status agree_on_version(struct parallel *parallel) {
+    struct stream stream;
+    stream_open_cpu(&stream, 1);
+    int32_t version = parallel->nccl->library.version, oldest = version;
+    comm_all_reduce(&parallel->world, &stream, &oldest, 1, DTYPE_I32, COMM_MIN);
+    TRY(stream_check(&stream));
+    if (version == oldest) return STATUS_OK;
+    return status_fail(STATUS_UNSUPPORTED,
+                       "NCCL's version is %d here (%s), and %d on another rank: all ranks need one "
+                       "library",
+                       version, parallel->nccl->library.path, oldest);
+}
+
+enum status parallel_open_nccl(struct parallel *parallel, enum parallel_backend backend,
+                               const struct nccl **nccl) {
+    *nccl = NULL;
+    if (backend != PARALLEL_NCCL || parallel->world.size == 1) return STATUS_OK;
+    if (!parallel->nccl) {
+        enum status status = parallel_agree(&parallel->world, open_library(parallel));
+        if (status == STATUS_OK)
+            status = parallel_agree(&parallel->world, agree_on_version(parallel));
+        if (status != STATUS_OK) close_library(parallel);
+        TRY(status);
+    }
+    *nccl = parallel->nccl;
+    return STATUS_OK;
+}
+
 void parallel_finish(struct parallel *parallel) {
     watchdog_close(parallel->watchdog);
     comm_close(&parallel->world);
+    close_library(parallel);
     rings_free(parallel->rings);
     if (parallel->mpi) MPI_Finalize();
     *parallel = (struct parallel){0};

@@ -8,6 +8,12 @@
 #include "parallel/watchdog.h"
 #include <stdbool.h>
 
+struct nccl;
+
+/* What moves the tensors of layers, gradients and stages: AUTO is MPI on CPUs. Agreement and small
+ * numbers of the host go over MPI in any case. */
+enum parallel_backend { PARALLEL_AUTO, PARALLEL_MPI, PARALLEL_NCCL };
+
 struct parallel {
     struct comm world;
     int node_rank, node_size; /* among the ranks of this host */
@@ -17,6 +23,7 @@ struct parallel {
     bool mpi;            /* a launcher started us, MPI is up */
     struct rings *rings; /* what this rank called; NULL without MPI */
     struct watchdog *watchdog; /* NULL: nobody watches */
+    struct nccl *nccl;         /* NULL until it was asked for */
 };
 
 /* Before anything else of the job. Identifies the process to the log. A job that srun started
@@ -27,6 +34,12 @@ enum status parallel_start(struct parallel *parallel, int *argc, char ***argv);
  * (parallel/watchdog.h); the table of all ranks' calls goes to `folder`. 0 s, or one rank: nobody
  * watches; nor where ranks can't connect to each other, which is logged. Collective. */
 enum status parallel_watch(struct parallel *parallel, double seconds, const char *folder);
+
+/* *nccl = what mesh_open takes for a back end: NULL for MPI, and for a rank alone. Opens NCCL once,
+ * and closes it in parallel_finish. STATUS_UNSUPPORTED says why there is none; so does a job whose
+ * ranks have libraries of different versions. Collective over world. */
+enum status parallel_open_nccl(struct parallel *parallel, enum parallel_backend backend,
+                               const struct nccl **nccl);
 
 /* After every communicator but world is closed. May be called twice, and on a zeroed struct. */
 void parallel_finish(struct parallel *parallel);

@@ -1,7 +1,7 @@
 #include "parallel/tensor_parallel.h"
 
 #include "kernels/base/units.h"
-#include "parallel/comm_mpi.h"
+#include "parallel/comm_nccl.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -13,7 +13,7 @@ enum status tensor_parallel_open(struct tensor_parallel *t, struct comm *tp,
                                  const struct model_config *config) {
     *t = (struct tensor_parallel){.tp = tp};
     int copies = config->kv_heads < tp->size ? tp->size / config->kv_heads : 1;
-    return comm_mpi_open_split(&t->copies, tp, "tp copies", tp->rank / copies, tp->rank);
+    return comm_open_split(&t->copies, tp, "tp copies", tp->rank / copies, tp->rank);
 }
 
 /* Whether each holder has a part of the gradient, and not the same whole. */

@@ -306,7 +306,7 @@ static void test_mesh_comms_join_lines(void **state) {
     int tp = job.world.size % 2 == 0 ? 2 : 1;
     const struct mesh_options options = {tp, 1, 0, 1, "tp-cp-dp-pp"};
     assert_ok(mesh_create(&mesh, job.world.size, &options));
-    assert_ok(mesh_open(&comms, &mesh, &job.world));
+    assert_ok(mesh_open(&comms, &mesh, &job.world, NULL));
     struct mesh_place place = mesh_place(&mesh, job.world.rank);
     for (int axis = 0; axis < MESH_AXES; axis++) {
         struct comm *comm = &comms.comm[axis];

@@ -13,6 +13,7 @@ static const char *const mode_words[] = {"full", "lora", NULL};
 static const char *const schedule_words[] = {"cosine", "wsd", "linear", "constant", NULL};
 static const char *const recompute_words[] = {"none", "full", NULL};
 static const char *const nonfinite_words[] = {"stop", "skip", NULL};
+static const char *const backend_words[] = {"auto", "mpi", "nccl", NULL};
 static const char *const resume_words[] = {"auto", "never", NULL};
 
 static const struct config_row model_rows[] = {
@@ -147,6 +148,8 @@ static const struct config_row parallel_rows[] = {
      .help = "pipeline parallel: stages of layers"},
     {"order", CONFIG_STRING, FIELD(parallel_options, order), "tp-cp-dp-pp",
      .help = "which ranks are neighbours, and so on one node: the first axis's"},
+    {"backend", CONFIG_ENUM, FIELD(parallel_options, backend), "auto", .words = backend_words,
+     .help = "what moves tensors between ranks: auto takes nccl on GPUs and mpi on CPUs"},
     {"watchdog", CONFIG_DOUBLE, FIELD(parallel_options, watchdog), "600", .low = 0, .high = 1e6,
      .help = "seconds that one collective may take: then the job ends, and a line names the rank "
              "that holds it up; 0 waits for ever"},

@@ -62,6 +62,7 @@ struct lora_options {
 struct parallel_options {
     int64_t tp, cp, dp, pp; /* dp = 0: what the others leave */
     char *order;            /* of the axes, neighbours first */
+    int backend;            /* enum parallel_backend */
     double watchdog;        /* seconds; 0: none */
     bool sequence;          /* core/sequence.h, where tp is above 1 */
     int schedule;           /* enum schedule_kind */

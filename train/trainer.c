@@ -26,7 +26,10 @@ enum status trainer_place(struct trainer *t, int rank, int ranks) {
 static enum status open_parts(struct trainer *t) {
     const struct comm *world = &t->parallel->world;
     TRY(trainer_place(t, world->rank, world->size));
-    TRY(mesh_open(&t->comms, &t->mesh, world));
+    const struct nccl *nccl;
+    TRY(parallel_open_nccl(t->parallel, (enum parallel_backend)t->options->parallel.backend,
+                           &nccl));
+    TRY(mesh_open(&t->comms, &t->mesh, world, nccl));
     TRY(parallel_kernels(&t->parallel->world, &t->kernels, t->options->train.instructions,
                          trainer_dtype(t)));
     TRY(trainer_open_tensor_parallel(t));
