@@ -8,6 +8,7 @@
 #include <string.h>
 
 static const struct subcommand commands[] = {
+    {"bench", cmd_bench, "how training gets faster with more ranks: tables and plots", NULL},
     {"convert", cmd_convert, "merge an adapter, export safetensors or GGUF",
      "models/base base-q8.gguf --dtype q8_0"},
     {"data", cmd_data, "token files and vocabularies out of text", NULL},

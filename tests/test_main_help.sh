@@ -23,14 +23,15 @@ for command in $commands; do
     says 0 "^usage: strata $command" "$command" --help
     says 0 "^usage: strata $command" "$command" -h
     says 0 "^usage: strata $command" help "$command"
-    [ "$command" = data ] || says 0 "^example: strata $command " "$command" --help
+    [ "$command" = data ] || [ "$command" = bench ] || says 0 "^example: strata $command " "$command" --help
 done
 says 0 "^example: strata data tokenize " data tokenize --help
 says 0 "^example: strata data bpe " data bpe -h
+says 0 "^example: strata bench scaling " bench scaling --help
 says 0 "^usage: strata COMMAND" -h
 says 2 "^usage: strata COMMAND"
 says 2 "no command 'trian'; the nearest is 'train'" trian
-says 2 "no command 'bench' \(" bench
+says 2 "no command 'xyzzy' \(" xyzzy
 says 2 "no command 'sever'; the nearest is 'serve'" sever --port 1
 says 2 "no command 'tokenise'; the nearest is 'tokenize'" data tokenise x
 says 2 "unknown option '--adaptor'; the nearest is --adapter" convert a b --adaptor c

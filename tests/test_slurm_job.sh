@@ -175,12 +175,13 @@ for file in slurm/*.sbatch; do
     bash -n "$file" && sbatch --test-only --nodes=1 "$file" x 2>"$folder/log" || { cat "$folder/log"; fail "$file"; }
 done
 elapsed "evaluated: $(grep -oE 'perplexity[=: ]*[0-9.]+' "$log" | head -n 1)"
-if [ "${STRATA_SOAK:-0}" = 1 ]; then
-    sbatch -W --nodes=2 --output="$folder/scaling.log" slurm/scaling.sbatch configs/demo/lora.yaml \
-        "data.train=[$folder/train.h5]" "data.validation=[]" train.threads=1 \
-        >"$folder/log" 2>&1 && [ "$(grep -cE '^(strong|weak) +[12] ' "$folder/scaling.log")" -eq 4 ] ||
-        { cat "$folder/log" "$folder/scaling.log"; fail "scaling"; }
-    sed -n '/^kind/,/event=end/p' "$folder/scaling.log"
-    elapsed "scaling"
-fi
+log=$folder/scaling.log
+STRATA_SCALING=$folder/scaling sbatch -W --nodes=2 --output="$log" slurm/scaling.sbatch \
+    configs/demo/lora.yaml "data.train=[$folder/train.h5]" train.threads=1 --steps 4 >/dev/null ||
+    die "scaling"
+[ "$(grep -cE "^ +[12] +1 .*$folder/scaling/(strong|weak)-[12]\$" "$log")" -eq 4 ] &&
+    [ "$(jq -c '[.runs[].ranks]' "$folder/scaling/report.json")" = "[1,2,2]" ] ||
+    { cat "$log"; fail "scaling"; }
+sed -n '/^strong/,/^$/p' "$log"
+elapsed "scaling over one and two nodes"
 exit $((failures > 0))

@@ -2,6 +2,9 @@
 #ifndef STRATA_TRAIN_COMMANDS_H
 #define STRATA_TRAIN_COMMANDS_H
 
+/* strata bench scaling: how training gets faster with more ranks; 75 when a run was stopped. */
+int cmd_bench(int argc, char **argv);
+
 /* strata inspect PATH [--json]: what a model file, a token file or a checkpoint holds. */
 int cmd_inspect(int argc, char **argv);
 

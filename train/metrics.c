@@ -169,11 +169,13 @@ enum status metrics_step(struct metrics *metrics, const struct step_report *repo
     return write_line(metrics,
                       "{\"kind\":\"train\",\"step\":%lld,\"loss\":%s,\"grad_norm\":%s,"
                       "\"lr\":%.9g,\"tokens\":%lld,\"tokens_per_second\":%.6g,\"gflops\":%.6g,"
-                      "\"mfu\":%.6g,\"rss_mib\":%.6g,\"seconds\":%.3f%s}\n",
+                      "\"mfu\":%.6g,\"ranks\":%d,\"threads\":%d,\"rss_mib\":%.6g,"
+                      "\"seconds\":%.3f%s}\n",
                       (long long)report->step, json_number(loss, report->loss),
                       json_number(norm, report->gradient_norm), report->lr, (long long)t->tokens,
                       pace.rate, pace.flops * 1e-9, pace.flops / metrics->peak_flops,
-                      peak_resident_mib(), progress_seconds(&metrics->progress), skipped);
+                      t->parallel->world.size, t->threads, peak_resident_mib(),
+                      progress_seconds(&metrics->progress), skipped);
 }
 
 enum status metrics_validation(struct metrics *metrics, double loss, bool best) {

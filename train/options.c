@@ -97,8 +97,11 @@ static const struct config_row train_rows[] = {
              "median is named in a warning; 0 never compares"},
     {"validate_every", CONFIG_INT, FIELD(train_options, validate_every), "0", .low = 0, .high = 1e9,
      .help = "steps between validations; 0 validates at the end alone"},
-    {"checkpoint_every", CONFIG_INT, FIELD(train_options, checkpoint_every), "0", .low = 0,
-     .high = 1e9, .help = "steps between checkpoints; 0 writes one at the end"},
+    {"checkpoint_every", CONFIG_INT, FIELD(train_options, checkpoint_every), "0", .low = -1,
+     .high = 1e9,
+     .help =
+         "steps between checkpoints; 0 writes one at the end, -1 none unless a signal stops the "
+         "run or a validation is the best so far"},
     {"checkpoint_async", CONFIG_BOOL, FIELD(train_options, checkpoint_async), "true",
      .help =
          "train on while a checkpoint is written: a step waits for a copy of what is saved, for "
@@ -192,7 +195,7 @@ void run_options_tables(struct run_options *options, struct config_table tables[
 
 static enum status check_rewind(const struct train_options *train) {
     if (train->rewind_after == 0) return STATUS_OK;
-    if (train->checkpoint_every == 0)
+    if (train->checkpoint_every <= 0)
         return status_fail(STATUS_CONFIG, "train.rewind_after needs train.checkpoint_every");
     if ((double)(train->keep - 1) * (double)train->checkpoint_every >= (double)train->rewind_after)
         return STATUS_OK;

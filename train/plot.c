@@ -118,34 +118,6 @@ static void widen(const struct plot_series *series, double *low, double *high) {
     }
 }
 
-static void draw_axes(FILE *out, const struct svg_axis *x, const struct svg_axis *y,
-                      const char *label) {
-    char text[32];
-    int64_t ticks = llround((y->high - y->low) / y->tick);
-    for (int64_t i = 0; i <= ticks; i++) {
-        double value = y->low + (double)i * y->tick, at = svg_place(y, value);
-        svg_format_tick(text, value);
-        fprintf(out,
-                "<line class=\"grid\" x1=\"%d\" y1=\"%.1f\" x2=\"%d\" y2=\"%.1f\"/>"
-                "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%s</text>\n",
-                x->start, at, x->end, at, x->start - 8, at + 4.0, text);
-    }
-    ticks = llround((x->high - x->low) / x->tick);
-    for (int64_t i = 0; i <= ticks; i++) {
-        double value = x->low + (double)i * x->tick, at = svg_place(x, value);
-        svg_format_tick(text, value);
-        fprintf(out,
-                "<line class=\"grid\" x1=\"%.1f\" y1=\"%d\" x2=\"%.1f\" y2=\"%d\"/>"
-                "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%s</text>\n",
-                at, y->start, at, y->end, at, y->start + 18, text);
-    }
-    fprintf(out,
-            "<rect class=\"frame\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\"/>\n"
-            "<text class=\"label\" text-anchor=\"middle\" transform=\"translate(22 %d) "
-            "rotate(-90)\">%s</text>\n",
-            x->start, y->end, x->end - x->start, y->start - y->end, (y->start + y->end) / 2, label);
-}
-
 /* Means of neighbours where there are too many points to see. */
 static void draw_line(FILE *out, const struct svg_axis *x, const struct svg_axis *y,
                       const struct plot_series *series, const char *colour, bool dashed) {
@@ -197,13 +169,7 @@ static int legend_lines(const struct plot_run *runs, int count) {
 }
 
 static void draw_header(FILE *out, const struct plot_run *runs, int count, int height) {
-    fprintf(out,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
-            "viewBox=\"0 0 %d %d\">\n<style>text{font:13px sans-serif;fill:#222}"
-            ".label{font-size:14px}.grid{stroke:#e2e2e2}.frame{fill:none;stroke:#888}"
-            "polyline{fill:none;stroke-width:1.6;stroke-linejoin:round}</style>\n"
-            "<rect width=\"100%%\" height=\"100%%\" fill=\"#ffffff\"/>\n",
-            WIDTH, height, WIDTH, height);
+    svg_print_header(out, WIDTH, height);
     int y = TOP;
     for (int i = 0; i < count; i++) {
         y = draw_legend_entry(out, y, runs[i].name, "train", colour_of(i, false, count), false);
@@ -228,8 +194,8 @@ static void draw(FILE *out, const struct plot_run *runs, int count) {
     struct svg_axis losses = svg_axis_over(low, high, middle, top);
     struct svg_axis rates = svg_axis_over(0.0, fastest, floor_y, middle + GAP);
     draw_header(out, runs, count, floor_y + BOTTOM);
-    draw_axes(out, &x, &losses, "loss");
-    draw_axes(out, &x, &rates, "tokens / s");
+    svg_print_axes(out, &x, &losses, "loss");
+    svg_print_axes(out, &x, &rates, "tokens / s");
     fprintf(out, "<text class=\"label\" x=\"%d\" y=\"%d\" text-anchor=\"middle\">step</text>\n",
             (LEFT + WIDTH - RIGHT) / 2, floor_y + 42);
     for (int i = 0; i < count; i++) {

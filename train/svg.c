@@ -1,6 +1,7 @@
 #include "train/svg.h"
 
 #include <math.h>
+#include <stdint.h>
 
 const char *const svg_colours[SVG_COLOURS] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7",
                                               "#e69f00", "#56b4e9", "#000000", "#8c6d31"};
@@ -49,4 +50,42 @@ void svg_format_tick(char text[32], double value) {
         snprintf(text, 32, "%gk", value * 1e-3);
     else
         snprintf(text, 32, "%.6g", value);
+}
+
+void svg_print_axes(FILE *out, const struct svg_axis *x, const struct svg_axis *y,
+                    const char *label) {
+    char text[32];
+    int64_t ticks = llround((y->high - y->low) / y->tick);
+    for (int64_t i = 0; i <= ticks; i++) {
+        double value = y->low + (double)i * y->tick, at = svg_place(y, value);
+        svg_format_tick(text, value);
+        fprintf(out,
+                "<line class=\"grid\" x1=\"%d\" y1=\"%.1f\" x2=\"%d\" y2=\"%.1f\"/>"
+                "<text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%s</text>\n",
+                x->start, at, x->end, at, x->start - 8, at + 4.0, text);
+    }
+    ticks = llround((x->high - x->low) / x->tick);
+    for (int64_t i = 0; i <= ticks; i++) {
+        double value = x->low + (double)i * x->tick, at = svg_place(x, value);
+        svg_format_tick(text, value);
+        fprintf(out,
+                "<line class=\"grid\" x1=\"%.1f\" y1=\"%d\" x2=\"%.1f\" y2=\"%d\"/>"
+                "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%s</text>\n",
+                at, y->start, at, y->end, at, y->start + 18, text);
+    }
+    fprintf(out,
+            "<rect class=\"frame\" x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\"/>\n"
+            "<text class=\"label\" text-anchor=\"middle\" transform=\"translate(22 %d) "
+            "rotate(-90)\">%s</text>\n",
+            x->start, y->end, x->end - x->start, y->start - y->end, (y->start + y->end) / 2, label);
+}
+
+void svg_print_header(FILE *out, int width, int height) {
+    fprintf(out,
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
+            "viewBox=\"0 0 %d %d\">\n<style>text{font:13px sans-serif;fill:#222}"
+            ".label{font-size:14px}.grid{stroke:#e2e2e2}.frame{fill:none;stroke:#888}"
+            "polyline{fill:none;stroke-width:1.6;stroke-linejoin:round}</style>\n"
+            "<rect width=\"100%%\" height=\"100%%\" fill=\"#ffffff\"/>\n",
+            width, height, width, height);
 }

@@ -22,6 +22,14 @@ double svg_place(const struct svg_axis *axis, double value);
 /* Text as XML holds it; control characters are left out. */
 void svg_print_text(FILE *out, const char *text);
 
+/* The picture's first lines: its size in pixels, the classes of its lines and texts, a white
+ * ground. */
+void svg_print_header(FILE *out, int width, int height);
+
+/* Ticks, grid and frame of two axes, and what `y` counts beside it. */
+void svg_print_axes(FILE *out, const struct svg_axis *x, const struct svg_axis *y,
+                    const char *label);
+
 /* 12000 -> 12k, 2500000 -> 2.5M */
 void svg_format_tick(char text[32], double value);
 

@@ -83,6 +83,11 @@ static bool due(int64_t every, const struct trainer *t) {
     return t->step == t->steps || (every > 0 && t->step % every == 0);
 }
 
+static bool checkpoint_due(const struct trainer *t) {
+    int64_t every = t->options->train.checkpoint_every;
+    return every >= 0 && due(every, t);
+}
+
 static enum status validate_when_due(struct trainer *t, struct metrics *metrics,
                                      struct losses *losses) {
     losses->best = false;
@@ -127,7 +132,7 @@ static enum status train(struct trainer *t, struct metrics *metrics) {
         if (report.rewind) TRY(rewind_run(t, metrics, &report));
         if (report.rewind) continue;
         TRY(validate_when_due(t, metrics, &losses));
-        if (losses.best || report.stop || due(t->options->train.checkpoint_every, t))
+        if (losses.best || report.stop || checkpoint_due(t))
             TRY(checkpoint(t, &report, losses.best));
         TRY(observe_slow_ranks(t));
         TRY(observe_trace(t));
