@@ -16,6 +16,8 @@ import statistics
 import subprocess
 import sys
 
+SCALING_LINE = re.compile(
+    r"^ *(\d+) +(\d+) +(\S.*?) +([\d.]+) +([\d.]+) +[\d.]+% .*/strong-\d+$", re.MULTILINE)
 RUN_NAMES = {"fp32": "fp32", "lora": "LoRA fp32", "bf16": "bf16"}
 GEMM_TOKENS, GEMM_LEAST_SIDE = 1024, 256  # products bound by arithmetic; a LoRA rank is not
 MATMUL_LINE = re.compile(
@@ -176,6 +178,15 @@ def server_needed(parts, model):
     return rate * needed / (1e9 * max(server_peak(parts))), "without what is never needed"
 
 
+def scaling(parts, name):
+    """Speedup of two ranks over one, each with a thread."""
+    rows = {int(row[0]): row for row in SCALING_LINE.findall(parts.text(name))}
+    if sorted(rows) != [1, 2]:
+        raise Crashed(f"not a line of one rank and one of two in {name}.log")
+    (_, _, _, one, _), (_, threads, layout, two, speedup) = rows[1], rows[2]
+    return float(speedup), f"{layout}: {two} / {one} tokens/s, threads a rank: {threads}"
+
+
 def tokenizer(parts, name):
     best = parts.number(name, r"best=([\d.]+)")
     return parts.number(name, r"encode_mb_per_s=([\d.]+)"), f"median of runs, best {best:.1f}"
@@ -198,6 +209,9 @@ def goals(parts, model):
            lambda: decode(parts, "decode_1", "read_ratio", "read_gb_per_s", "GB/s"))
     yield ("server, 32 requests of 16 in / 64 out, of the FMA peak", "%", 0.65,
            lambda: server(parts, model), PAIRS)
+    for name in ("tp2", "dp2"):
+        yield (f"two ranks over one, {name}, a thread each, 160 M", "x", 1.7,
+               lambda name=name: scaling(parts, "scaling_" + name))
     for name in [n for n in parts.ended if n.startswith("tokenizer_")]:
         yield (f"encoding by {name[len('tokenizer_'):]}, MB/s on one core", "", 5.0,
                lambda name=name: tokenizer(parts, name))
@@ -214,6 +228,8 @@ def others(parts, model):
     for kind in ("lora", "bf16"):
         yield (f"products of the {RUN_NAMES[kind]} step, of the FMA peak", "%",
                lambda kind=kind: step_products(parts, kind))
+    yield ("two ranks over one, dp2 with ZeRO 1, 160 M", "x",
+           lambda: scaling(parts, "scaling_zero1"))
     yield "bf16 step over PyTorch's best in fp32", "x", lambda: bf16_over_fp32(parts)
     yield ("decode, 32 sequences, of the FMA peak", "%",
            lambda: decode(parts, "decode_32", "fma_ratio", "fma_gflops", "GFLOP/s"))

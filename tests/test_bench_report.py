@@ -31,6 +31,12 @@ grad x   bf16   1024    768    768   200.0    0.0    250.0 GFLOP/s 125.0%
 grad w   bf16   1024    768    768   200.0    0.0    180.0 GFLOP/s  90.0%
 """
 
+SCALING = """strong scaling: global batch 4, sequences of 256
+ranks  threads  layout    tokens/s  speedup  efficiency     MFU  compute  collective  bubble  run
+    1        1  -           116.0     1.00      100.0%%   58.0%%   100.0%%        0.0%%    0.0%%  a/strong-1
+    2        1  %s       %.1f     %.2f       93.0%%   54.0%%    96.5%%        2.5%%    0.9%%  a/strong-2
+"""
+
 
 def train(seconds, **others):
     rate = 10 / sorted(seconds)[len(seconds) // 2]
@@ -55,6 +61,8 @@ def whole_run():
         "serve": "concurrency=32 prompt=16 output=64 repeat=3 errors=0\n"
                  "output_tok_s=80.0 total_tok_s=100.0\n",
         "peak_after_server": [{"fma_gflops": 0.5}],
+        "scaling_tp2": SCALING % ("tp2 ", 216.0, 1.86),
+        "scaling_dp2": SCALING % ("dp2 x", 192.0, 1.66),
         "tokenizer_base": "encode_mb_per_s=4.9 best=5.1 runs=3 tokens=1\n",
     }
 
@@ -101,6 +109,11 @@ class Report(unittest.TestCase):
         self.assertAlmostEqual(eager["measured"], 1.5)
         self.assertEqual(goals["decode, bf16, 1 sequence, of the read bandwidth"]["verdict"], "MISSED")
         self.assertEqual(goals["encoding by base, MB/s on one core"]["verdict"], "MISSED")
+        tensor = goals["two ranks over one, tp2, a thread each, 160 M"]
+        self.assertEqual((tensor["measured"], tensor["verdict"]), (1.86, "met"))
+        self.assertIn("tp2: 216.0 / 116.0 tokens/s", tensor["of"])
+        data = goals["two ranks over one, dp2, a thread each, 160 M"]
+        self.assertEqual((data["measured"], data["verdict"]), (1.66, "MISSED"))
         self.assertEqual(status, 0, "a missed goal is no failure")
         for key, value in {"date": "2026-01-02T03:04:05Z", "threads": 2, "quick": False}.items():
             self.assertEqual(report[key], value)
