@@ -107,9 +107,10 @@ part saves python3 tests/bench_saves.py "$build" "$out/saves" "${model_shape[@]}
 part decode_1 "$build"/bench_decode 1 "${decode[@]}"
 part decode_32 "$build"/bench_decode 32 "${decode[@]}"
 
-part scaling_tp2 tests/bench_scaling.sh $quick "$build" "$out/scaling_tp2" parallel.tp={ranks}
-part scaling_dp2 tests/bench_scaling.sh $quick "$build" "$out/scaling_dp2"
-part scaling_zero1 tests/bench_scaling.sh $quick "$build" "$out/scaling_zero1" parallel.zero=1
+part scaling_tp2 tests/bench_ranks.sh $quick scaling "$build" "$out/scaling_tp2" parallel.tp={ranks}
+part scaling_dp2 tests/bench_ranks.sh $quick scaling "$build" "$out/scaling_dp2"
+part scaling_zero1 tests/bench_ranks.sh $quick scaling "$build" "$out/scaling_zero1" parallel.zero=1
+part pipeline tests/bench_ranks.sh $quick pipeline "$build" "$out/pipeline"
 
 if [ -n "$quick" ]; then
     model=models/base

@@ -18,6 +18,8 @@ import sys
 
 SCALING_LINE = re.compile(
     r"^ *(\d+) +(\d+) +(\S.*?) +([\d.]+) +([\d.]+) +[\d.]+% .*/strong-\d+$", re.MULTILINE)
+PIPELINE_LINE = re.compile(  # schedule, stages, microbatches, seconds, measured, simulated, off
+    r"^(\S+) +(\d+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([+-][\d.]+)% ", re.MULTILINE)
 RUN_NAMES = {"fp32": "fp32", "lora": "LoRA fp32", "bf16": "bf16"}
 GEMM_TOKENS, GEMM_LEAST_SIDE = 1024, 256  # products bound by arithmetic; a LoRA rank is not
 MATMUL_LINE = re.compile(
@@ -187,6 +189,19 @@ def scaling(parts, name):
     return float(speedup), f"{layout}: {two} / {one} tokens/s, threads a rank: {threads}"
 
 
+def pipeline(parts):
+    """1 where each schedule's bubble is that which its measured costs give; less by the share that
+    the worst one is off."""
+    rows = PIPELINE_LINE.findall(parts.text("pipeline"))
+    if not rows:
+        raise Crashed("no line of a schedule in pipeline.log")
+    schedule, stages, microbatches, _, measured, simulated, off = max(
+        rows, key=lambda row: abs(float(row[-1])))
+    return 1 - abs(float(off)) / 100, (
+        f"worst of {len(rows)}: {schedule}, {stages} stages, {microbatches} microbatches: "
+        f"{measured} where {simulated} is due")
+
+
 def tokenizer(parts, name):
     best = parts.number(name, r"best=([\d.]+)")
     return parts.number(name, r"encode_mb_per_s=([\d.]+)"), f"median of runs, best {best:.1f}"
@@ -212,6 +227,7 @@ def goals(parts, model):
     for name in ("tp2", "dp2"):
         yield (f"two ranks over one, {name}, a thread each, 160 M", "x", 1.7,
                lambda name=name: scaling(parts, "scaling_" + name))
+    yield "pipeline's bubble, of what its schedule gives", "%", 0.9, lambda: pipeline(parts)
     for name in [n for n in parts.ended if n.startswith("tokenizer_")]:
         yield (f"encoding by {name[len('tokenizer_'):]}, MB/s on one core", "", 5.0,
                lambda name=name: tokenizer(parts, name))

@@ -37,6 +37,11 @@ ranks  threads  layout    tokens/s  speedup  efficiency     MFU  compute  collec
     2        1  %s       %.1f     %.2f       93.0%%   54.0%%    96.5%%        2.5%%    0.9%%  a/strong-2
 """
 
+PIPELINE = """schedule     stages microbatches  seconds  measured simulated    off   stages wait
+gpipe             2            4    1.585    0.2164    0.2173    -0.4%   28.7% (28.6%) 17.8% (17.9%)
+1f1b              2            8    1.612    0.1760    0.2000   -12.0%   28.4% (28.2%) 17.5% (17.9%)
+"""
+
 
 def train(seconds, **others):
     rate = 10 / sorted(seconds)[len(seconds) // 2]
@@ -63,6 +68,7 @@ def whole_run():
         "peak_after_server": [{"fma_gflops": 0.5}],
         "scaling_tp2": SCALING % ("tp2 ", 216.0, 1.86),
         "scaling_dp2": SCALING % ("dp2 x", 192.0, 1.66),
+        "pipeline": PIPELINE,
         "tokenizer_base": "encode_mb_per_s=4.9 best=5.1 runs=3 tokens=1\n",
     }
 
@@ -114,6 +120,10 @@ class Report(unittest.TestCase):
         self.assertIn("tp2: 216.0 / 116.0 tokens/s", tensor["of"])
         data = goals["two ranks over one, dp2, a thread each, 160 M"]
         self.assertEqual((data["measured"], data["verdict"]), (1.66, "MISSED"))
+        bubble = goals["pipeline's bubble, of what its schedule gives"]
+        self.assertAlmostEqual(bubble["measured"], 0.88)
+        self.assertEqual(bubble["verdict"], "MISSED")
+        self.assertIn("worst of 2: 1f1b, 2 stages, 8 microbatches", bubble["of"])
         self.assertEqual(status, 0, "a missed goal is no failure")
         for key, value in {"date": "2026-01-02T03:04:05Z", "threads": 2, "quick": False}.items():
             self.assertEqual(report[key], value)
