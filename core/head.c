@@ -172,7 +172,9 @@ static void loss_of_chunks(const struct exec *exec, const struct model *model,
                            const struct batch *batch, const void *normed, void *d_normed,
                            double *loss, float *token_loss) {
     const struct model_config *c = &model->local;
-    int64_t rows = min_i64(batch->tokens, head_chunk(c->hidden, c->vocab));
+    /* by the widest part of the vocabulary: ranks whose parts differ meet in every chunk */
+    int64_t ranks = model->shard.tp_size, widest = (model->config.vocab + ranks - 1) / ranks;
+    int64_t rows = min_i64(batch->tokens, head_chunk(c->hidden, widest));
     struct chunk chunk = push_chunk(exec, model, rows, d_normed != NULL);
     for (int64_t first = 0; first < batch->tokens; first += rows) {
         chunk.first = first;
