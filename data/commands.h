@@ -6,9 +6,6 @@
 /* strata tokenize TOKENIZER [--jsonl] [--special] [--decode]: standard input to ids, or back. */
 int cmd_tokenize(int argc, char **argv);
 
-/* strata eval MODEL --tokens IDS.jsonl | --text FILE ...: logits, loss, gradients, perplexity. */
-int cmd_eval(int argc, char **argv);
-
 /* strata convert SRC DST: merges an adapter, exports safetensors and GGUF. */
 int cmd_convert(int argc, char **argv);
 

@@ -35,6 +35,11 @@ struct run {
     double loss;
 };
 
+/* All ranks make logits, one has the file. */
+static bool writes_logits(const struct run *run) {
+    return run->request->logits && (!run->request->tp || run->request->tp->rank == 0);
+}
+
 /* The loss weight of token t as a target. */
 static double weight_of(const struct token_lines *lines, int64_t t) {
     return lines->weights ? (double)lines->weights[t] : 1.0;
@@ -120,7 +125,8 @@ static enum status prepare(struct run *run) {
                                         .keep = backward ? ACTS_INPUT : ACTS_NONE,
                                         .backward = backward,
                                         .adapter = request->adapter};
-    TRY(workspace_open(&run->ws, request->model, request->kernels, request->threads, NULL, &plan));
+    TRY(workspace_open(&run->ws, request->model, request->kernels, request->threads, request->tp,
+                       &plan));
     int64_t sequences = (int64_t)request->lines->count;
     if (sequences > run->capacity) sequences = run->capacity;
     TRY(packed_batch_create(&run->packed, run->capacity, (int32_t)sequences));
@@ -131,7 +137,7 @@ static enum status prepare(struct run *run) {
         return status_fail(STATUS_MEMORY, "no memory for %lld rows of logits",
                            (long long)run->logit_rows);
     if (backward) TRY(make_gradients(run));
-    return request->logits ? create_logits(run) : STATUS_OK;
+    return writes_logits(run) ? create_logits(run) : STATUS_OK;
 }
 
 /* Sequence i, appended: its targets weigh what they weigh, over the sum of all. */
@@ -175,7 +181,7 @@ static enum status write_logits(struct run *run) {
         head_logits(&run->ws.exec, run->request->model, run->logits, run->ws.acts.hidden, run->rows,
                     count);
         TRY(stream_check(&run->ws.stream));
-        for (int64_t i = 0; i < count; i++) /* a row never crosses tensors */
+        for (int64_t i = 0; i < count && writes_logits(run); i++) /* a row never crosses tensors */
             TRY(tensor_sink_append_f32(&run->sink, run->logits + i * vocab, (size_t)vocab));
     }
     return STATUS_OK;
@@ -239,7 +245,7 @@ static enum status run_all(struct run *run) {
         next = pack(run, next);
         TRY(run_batch(run));
     }
-    if (run->request->logits) {
+    if (writes_logits(run)) {
         TRY(append_loss(&run->sink, run));
         TRY(tensor_sink_finish(&run->sink));
     }

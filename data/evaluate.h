@@ -10,12 +10,14 @@ struct evaluate_request {
     struct model *model;     /* its parameters' gradients are set and cleared */
     struct adapter *adapter; /* NULL: the model alone. Else gradients are the adapter's */
     const struct kernels *kernels;
-    int threads; /* 0 takes all that the process may use */
+    int threads;     /* 0 takes all that the process may use */
+    struct comm *tp; /* the ranks that the model's shard counts; NULL: this one alone */
     const struct token_lines *lines;
-    const char *logits;    /* NULL, or the safetensors file that gets logits.0, logits.1, ... (F32,
-                              positions x vocabulary) and loss */
-    const char *gradients; /* NULL, or the one that gets each weight's gradient under its name in
-                              Hugging Face's (PEFT's) files, and loss */
+    const char *logits; /* NULL, or the safetensors file that gets logits.0, logits.1, ... (F32,
+                           positions x vocabulary) and loss */
+    const char
+        *gradients; /* NULL (as it must be with other ranks), or the one that gets each weight's
+                       gradient under its name in Hugging Face's (PEFT's) files, and loss */
 };
 
 struct evaluate_result {
@@ -27,7 +29,9 @@ struct evaluate_result {
 
 /* Sequences run packed, up to a bounded number of tokens at once: the bits of logits don't depend
  * on it. Logits are written as they come. `loss` is left out of the files where nothing is
- * predicted, and gradients are refused (STATUS_CONFIG). */
+ * predicted, and gradients are refused (STATUS_CONFIG). With `tp` collective over it: every rank
+ * gets the result, the first one writes the logits; a failure of one rank may leave the others
+ * waiting, so its caller ends the job. */
 enum status evaluate(const struct evaluate_request *request, struct evaluate_result *result);
 
 #endif

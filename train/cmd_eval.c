@@ -1,16 +1,17 @@
 #define _GNU_SOURCE
-#include "data/commands.h"
+#include "train/commands.h"
 
 #include "core/adapter.h"
 #include "core/options.h"
 #include "core/path_hint.h"
 #include "data/evaluate.h"
 #include "data/tokenizer.h"
+#include "parallel/parallel.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { TEXT_CONTEXT = 2048 };
+enum { TEXT_CONTEXT = 2048, LEAVE_SECONDS = 30 };
 
 static const char usage[] =
     "usage: strata eval MODEL [--adapter DIR] --tokens FILE [--logits OUT.safetensors]\n"
@@ -31,7 +32,8 @@ static const char usage[] =
     "  --dtype      compute in fp32 or bf16; bf16 by default where the weights are stored so\n"
     "  --weights    what the weights are kept in: as --dtype says (auto), nf4 (4.13 bits a weight of\n"
     "               the layers), or stored (a file's quantized blocks as they are)\n"
-    "  --context    the longest sequence allowed; the model's own context by default\n";
+    "  --context    the longest sequence allowed; the model's own context by default\n"
+    "Started by mpirun -n N or srun --mpi=pmix, N ranks share the model (tensor parallel).\n";
 
 struct eval {
     const char *path, *adapter_path, *tokens, *logits, *gradients, *dtype, *weights;
@@ -44,6 +46,7 @@ struct eval {
     struct adapter adapter;
     struct token_lines lines;
     const struct kernels *kernels;
+    struct parallel parallel;
 };
 
 static enum status parse_dtype(const char *text, enum layout *layout) {
@@ -85,6 +88,9 @@ static enum status check_arguments(const struct eval *eval) {
         return status_fail(STATUS_CONFIG, "one of --tokens and --text is needed");
     if (eval->texts.count && (eval->logits || eval->gradients))
         return status_fail(STATUS_CONFIG, "--logits and --gradients go with --tokens");
+    if (eval->gradients && eval->parallel.world.size > 1)
+        return status_fail(STATUS_CONFIG, "--gradients: %d ranks share the model, start one",
+                           eval->parallel.world.size);
     if (eval->gradients && !eval->adapter_path && layout_is_quantized(eval->matrices))
         return status_fail(STATUS_CONFIG,
                            "--gradients: weights that stay %s have none; name an "
@@ -100,15 +106,33 @@ static int64_t longest_of(const struct token_lines *lines) {
     return longest;
 }
 
+/* The same verdict on every rank. */
+static enum status agree(struct eval *eval, enum status mine) {
+    return parallel_agree(&eval->parallel.world, mine);
+}
+
+/* This rank's part of the weights. */
+static enum status load_model(struct eval *eval, int64_t context, int threads) {
+    const struct comm *world = &eval->parallel.world;
+    struct model_config config;
+    TRY(model_config_read(&config, &eval->file));
+    TRY(shard_check(&config, world->size));
+    struct shard shard = shard_whole(&config);
+    shard.tp_rank = world->rank;
+    shard.tp_size = world->size;
+    TRY(model_load(&eval->model, &eval->file, &shard, eval->matrices, context, threads));
+    return eval->adapter_path
+               ? adapter_load(&eval->adapter, "adapter", &eval->model, eval->adapter_path)
+               : STATUS_OK;
+}
+
 /* The weights, once it is known how long the longest sequence is: the angles of dynamic scaling are
  * made for that length, which is the context of this run. */
 static enum status load(struct eval *eval, int64_t context) {
     struct stream stream;
     stream_open_cpu(&stream, (int)eval->threads);
-    TRY(model_load(&eval->model, &eval->file, NULL, eval->matrices, context, stream.threads));
-    TRY(kernels_cpu(&eval->kernels, NULL, eval->act));
-    if (!eval->adapter_path) return STATUS_OK;
-    return adapter_load(&eval->adapter, "adapter", &eval->model, eval->adapter_path);
+    TRY(agree(eval, load_model(eval, context, stream.threads)));
+    return parallel_kernels(&eval->parallel.world, &eval->kernels, NULL, eval->act);
 }
 
 static enum status run_lines(struct eval *eval, struct evaluate_result *result) {
@@ -116,17 +140,25 @@ static enum status run_lines(struct eval *eval, struct evaluate_result *result) 
                                              .adapter = eval->adapter_path ? &eval->adapter : NULL,
                                              .kernels = eval->kernels,
                                              .threads = (int)eval->threads,
+                                             .tp = &eval->parallel.world,
                                              .lines = &eval->lines,
                                              .logits = eval->logits,
                                              .gradients = eval->gradients};
-    return evaluate(&request, result);
+    enum status status = evaluate(&request, result);
+    /* the others may be waiting for this rank */
+    if (status != STATUS_OK && eval->parallel.world.size > 1)
+        parallel_abort(&eval->parallel, "evaluation");
+    return status;
 }
 
-static void print_result(const char *what, size_t sequences, const struct evaluate_result *r) {
+static void print_result(const struct eval *eval, const char *what, size_t sequences,
+                         const struct evaluate_result *r) {
+    if (eval->parallel.world.rank > 0) return;
     printf("file=%s sequences=%zu tokens=%lld predicted=%lld loss=%.9g perplexity=%.6g "
            "seconds=%.3f tokens_per_second=%.1f\n",
            what, sequences, (long long)r->tokens, (long long)r->predicted, r->loss, exp(r->loss),
            r->seconds, (double)r->tokens / r->seconds);
+    fflush(stdout);
 }
 
 static enum status open_tokenizer(const struct eval *eval, struct tokenizer **tokenizer) {
@@ -158,12 +190,12 @@ static enum status read_token_file(struct eval *eval, int64_t vocab, int64_t con
 static enum status run_tokens(struct eval *eval, const struct model_config *config) {
     struct evaluate_result result;
     int64_t context = eval->context ? eval->context : context_of(config);
-    TRY(is_token_file(eval->tokens)
-            ? read_token_file(eval, config->vocab, context)
-            : token_lines_read(&eval->lines, eval->tokens, config->vocab, context));
+    TRY(agree(eval, is_token_file(eval->tokens)
+                        ? read_token_file(eval, config->vocab, context)
+                        : token_lines_read(&eval->lines, eval->tokens, config->vocab, context)));
     TRY(load(eval, longest_of(&eval->lines)));
     TRY(run_lines(eval, &result));
-    print_result(eval->tokens, eval->lines.count, &result);
+    print_result(eval, eval->tokens, eval->lines.count, &result);
     return STATUS_OK;
 }
 
@@ -176,11 +208,10 @@ static enum status run_each_text(struct eval *eval, const struct tokenizer *toke
     for (int i = 0; i < eval->texts.count; i++) {
         struct evaluate_result one;
         token_lines_free(&eval->lines);
-        TRY(token_lines_read_text(&eval->lines, eval->texts.items[i], tokenizer,
-                                  eval->model.config.vocab, context));
+        TRY(agree(eval, token_lines_read_text(&eval->lines, eval->texts.items[i], tokenizer,
+                                              eval->model.config.vocab, context)));
         TRY(run_lines(eval, &one));
-        print_result(eval->texts.items[i], eval->lines.count, &one);
-        fflush(stdout);
+        print_result(eval, eval->texts.items[i], eval->lines.count, &one);
         sequences += eval->lines.count;
         sum += one.predicted > 0 ? one.loss * (double)one.predicted : 0.0;
         all.tokens += one.tokens;
@@ -188,7 +219,7 @@ static enum status run_each_text(struct eval *eval, const struct tokenizer *toke
         all.seconds += one.seconds;
     }
     all.loss = sum / (double)all.predicted;
-    if (eval->texts.count > 1) print_result("all", sequences, &all);
+    if (eval->texts.count > 1) print_result(eval, "all", sequences, &all);
     return STATUS_OK;
 }
 
@@ -197,26 +228,32 @@ static enum status run_texts(struct eval *eval, const struct model_config *confi
     int64_t limit = context_of(config), context = limit < TEXT_CONTEXT ? limit : TEXT_CONTEXT;
     if (eval->context) context = eval->context;
     if (context < 2) return status_fail(STATUS_CONFIG, "--context: a text needs at least 2");
-    TRY(open_tokenizer(eval, &tokenizer));
+    TRY(agree(eval, open_tokenizer(eval, &tokenizer)));
     enum status status = load(eval, context);
     if (status == STATUS_OK)
-        status = tokenizer_check_vocabulary(tokenizer, config->vocab, eval->path);
+        status = agree(eval, tokenizer_check_vocabulary(tokenizer, config->vocab, eval->path));
     if (status == STATUS_OK) status = run_each_text(eval, tokenizer, context);
     tokenizer_close(tokenizer);
     return status;
 }
 
-static enum status run(struct eval *eval) {
-    struct model_config config;
+/* What is asked for, and of what model. */
+static enum status open_model(struct eval *eval, struct model_config *config) {
     enum layout plain;
     TRY(parse_dtype(eval->dtype, &plain));
     eval->matrices = plain;
     TRY(parse_weights(eval->weights, &eval->matrices));
     TRY(check_arguments(eval));
     TRY(model_file_open(&eval->file, eval->path, false));
-    TRY(model_config_read(&config, &eval->file));
-    if (plain == LAYOUT_COUNT) plain = model_layout_auto(&config, &eval->file);
+    TRY(model_config_read(config, &eval->file));
+    if (plain == LAYOUT_COUNT) plain = model_layout_auto(config, &eval->file);
     eval->act = plain == LAYOUT_PANEL_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    return STATUS_OK;
+}
+
+static enum status run(struct eval *eval) {
+    struct model_config config;
+    TRY(agree(eval, open_model(eval, &config)));
     return eval->tokens ? run_tokens(eval, &config) : run_texts(eval, &config);
 }
 
@@ -242,12 +279,24 @@ int cmd_eval(int argc, char **argv) {
         fprintf(stderr, "strata eval: %s\n%s", status_message(), usage);
         return 2;
     }
-    enum status status = run(&eval);
+    enum status status = parallel_start(&eval.parallel, &argc, &argv);
+    if (status != STATUS_OK) {
+        fprintf(stderr, "strata eval: %s\n", status_message());
+        return 1;
+    }
+    if (eval.threads == 0 && eval.parallel.mpi) eval.threads = eval.parallel.threads;
+    status = run(&eval);
     token_lines_free(&eval.lines);
     adapter_free(&eval.adapter);
     model_free(&eval.model);
     model_file_close(&eval.file);
-    if (status == STATUS_OK) return 0;
-    fprintf(stderr, "strata eval: %s\n", status_message());
-    return status == STATUS_CONFIG ? 2 : 1;
+    if (status == STATUS_PEER) parallel_abort(&eval.parallel, "evaluation");
+    if (status != STATUS_OK && eval.parallel.world.rank == 0)
+        fprintf(stderr, "strata eval: %s\n", status_message());
+    if (status != STATUS_OK) {
+        parallel_finish_failed(&eval.parallel, LEAVE_SECONDS);
+        return status == STATUS_CONFIG ? 2 : 1;
+    }
+    parallel_finish(&eval.parallel);
+    return 0;
 }

@@ -5,6 +5,10 @@
 /* strata bench scaling: how training gets faster with more ranks; 75 when a run was stopped. */
 int cmd_bench(int argc, char **argv);
 
+/* strata eval MODEL --tokens IDS.jsonl | --text FILE ...: logits, loss, gradients, perplexity; on
+ * several ranks tensor parallel over all of them. */
+int cmd_eval(int argc, char **argv);
+
 /* strata inspect PATH [--json]: what a model file, a token file or a checkpoint holds. */
 int cmd_inspect(int argc, char **argv);
 
