@@ -145,7 +145,7 @@ static void find_reason(const char *path, char reason[LINE_BYTES]) {
     while (file && fgets(line, sizeof line, file)) {
         bool tells = strstr(line, "level=error") != NULL;
         line[strcspn(line, "\n")] = '\0';
-        if (!*line || (error && !tells)) continue;
+        if (strspn(line, "- ") == strlen(line) || (error && !tells)) continue;
         error = tells;
         memcpy(reason, line, sizeof line);
     }
