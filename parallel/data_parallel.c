@@ -236,8 +236,14 @@ void dp_layer_done(void *context, int layer) {
         for (int i = bucket->first; i < bucket->last && bucket->open && !bucket->lasting; i++)
             bucket->pending -= param_completing_layer(dp->params[i], dp->layers) == layer;
         assert(bucket->pending >= 0); /* a layer is reported once a backward */
-        if (bucket->pending == 0 || (bucket->lasting && bucket->open && layer == -1))
-            start_bucket(dp, bucket);
+        if (bucket->pending == 0) start_bucket(dp, bucket);
+    }
+}
+
+void dp_pass_done(struct dp *dp) {
+    for (int b = 0; b < dp->bucket_count; b++) {
+        struct dp_bucket *bucket = &dp->buckets[b];
+        if (bucket->lasting && bucket->open && !bucket->started) start_bucket(dp, bucket);
     }
 }
 

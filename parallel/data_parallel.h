@@ -99,6 +99,10 @@ void dp_layer_begins(struct dp *dp, int layer);
  * the reduction of every bucket that the layer completes, and moves those in flight on. */
 void dp_layer_done(void *dp, int layer);
 
+/* A backward that reported its layers is over: the gradients that it wrote to in several of them
+ * are complete too. What is to be summed over other ranks before is, anew in each such backward. */
+void dp_pass_done(struct dp *dp);
+
 /* Starts what was never reported complete, waits for all. My shares are sums afterwards; a failure
  * sticks to the stream. Buckets are ready for the next step. */
 void dp_finish(struct dp *dp);

@@ -275,6 +275,7 @@ static void run_backward(void *context, const struct action *action, void *d) {
         run_loss_and_backward(walk, action, &batch, d, later ? NULL : done);
     else if (later)
         run_backward_weights(walk, action, &batch, done);
+    if (reports && weights == later) dp_pass_done(&t->dp);
     if (reports && !last && weights == later)
         tensor_parallel_reset(&t->tensor, &t->parts[action->chunk].shard);
     t->ws.stream.where = (struct where){0};
