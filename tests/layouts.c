@@ -64,7 +64,7 @@ static void write_model(const char *folder, const struct layout_model *kind) {
     assert_int_equal(fclose(file), 0);
     assert_ok(model_config_read_json(&config, json));
     assert_ok(model_create(&model, &config, NULL, LAYOUT_PANEL_F32));
-    model_init_random(&model, 7, 0.05f, 1);
+    model_init_random(&model, 7, kind->init_std, 1);
     const struct export_request plain = {.model = &model, .dtype = DTYPE_F32, .path = directory};
     const struct export_request blocks = {
         .model = &model, .format = EXPORT_GGUF, .dtype = DTYPE_Q8_0, .path = gguf};
@@ -123,7 +123,8 @@ static void describe_model(const struct layout_site *site, const struct layout_c
     else if (strstr(row->training, "mode=lora"))
         snprintf(text, TEXT_BYTES, "path: %s/%s", site->folder, row->model);
     else
-        snprintf(text, TEXT_BYTES, "config: %s/%s.json, init_std: 0.05", site->folder, row->model);
+        snprintf(text, TEXT_BYTES, "config: %s/%s.json, init_std: %g", site->folder, row->model,
+                 (double)kind->init_std);
 }
 
 /* The words of a row as a command line's arguments; all lie in `text`. */
@@ -235,38 +236,45 @@ static void check_plan(struct layout_run *run) {
 
 static void train_steps(const struct layout_site *site, const char *name,
                         const struct layout_case *row, const struct layout_leg *leg,
-                        struct parallel *parallel, int first, struct layout_result *result) {
+                        struct parallel *parallel, int first, struct layout_figures *figures) {
     static struct layout_run run;
+    bool last = leg->end == LAYOUT_STEPS;
     layout_open(&run, site, name, row, leg->layout, parallel);
     check_plan(&run);
     assert_int_equal(run.trainer.step, first);
     for (int step = first; step < leg->end; step++) {
         struct step_report report;
         assert_ok(trainer_step(&run.trainer, &report));
-        result->losses[step] = report.loss;
-        result->norms[step] = report.gradient_norm;
-        if (step == 0 || step + 1 == leg->end) assert_ok(trainer_checkpoint(&run.trainer, false));
+        figures->losses[step] = report.loss;
+        figures->norms[step] = report.gradient_norm;
+        if (step == 0) layout_write_state(&run, true, report.gradient_norm);
     }
-    if (leg->end == LAYOUT_STEPS) {
-        assert_ok(trainer_validate(&run.trainer, &result->validation));
+    if (!last || run.options.train.export_model) assert_ok(trainer_checkpoint(&run.trainer, false));
+    if (last) {
+        assert_ok(trainer_validate(&run.trainer, &figures->validation));
         assert_ok(result_export(&run.trainer));
+        layout_write_state(&run, false, 0.0);
     }
     check_holders(&run.trainer);
     layout_close(&run);
 }
 
 void layout_train(const struct layout_site *site, const char *name, const struct layout_case *row,
-                  const struct layout_leg *legs, struct layout_result *result) {
+                  const struct layout_leg *legs) {
     struct parallel *job = site->job;
+    struct layout_figures figures = {0};
+    char folder[400];
     for (int first = 0; first < LAYOUT_STEPS; first = legs++->end) {
         struct parallel part = *job;
         bool out = job->world.rank >= legs->ranks;
         assert_ok(comm_mpi_open_split(&part.world, &job->world, "part", out, job->world.rank));
         if (legs->ranks == 1) part.node_size = 1, part.node_rank = 0;
-        if (!out) train_steps(site, name, row, legs, &part, first, result);
+        if (!out) train_steps(site, name, row, legs, &part, first, &figures);
         comm_close(&part.world);
         wait_for_all(job);
     }
+    snprintf(folder, sizeof folder, "%s/%s", site->folder, name);
+    if (job->world.rank == 0) layout_write_figures(folder, &figures);
 }
 
 /* --- what is refused and planned -------------------------------------------------------------- */

@@ -1,8 +1,8 @@
 /* Runs of the same training under different layouts, compared tensor by tensor.
  *
- * What a run came to is read from its checkpoints, as logical tensors: the first moments after one
- * step are the first gradients but for a factor, the weights after the last are the result. So
- * nothing here knows how a layout cuts the tensors. */
+ * What a run came to is written by its ranks as rectangles of logical tensors: the first moments
+ * after one step are the first gradients but for a factor, the weights after the last are the
+ * result. So nothing here knows how a layout cuts the tensors. */
 #ifndef STRATA_TESTS_LAYOUTS_H
 #define STRATA_TESTS_LAYOUTS_H
 
@@ -10,7 +10,7 @@
 
 #include "train/trainer.h"
 
-enum { LAYOUT_STEPS = 10, LAYOUT_VOCABULARY = 96, LAYOUT_LEGS = 4 };
+enum { LAYOUT_STEPS = 10, LAYOUT_VOCABULARY = 96, LAYOUT_LEGS = 4, LAYOUT_NAME_BYTES = 200 };
 
 /* Starts and ends the job of a test's main; what layout_finish returns is main's. */
 void layout_start(struct parallel *job, int *argc, char ***argv);
@@ -34,6 +34,7 @@ struct layout_case {
 /* Models of random weights, as config.json says them; ends with a NULL name. */
 struct layout_model {
     const char *name, *json;
+    float init_std;
 };
 extern const struct layout_model layout_models[];
 
@@ -60,17 +61,28 @@ void layout_open(struct layout_run *run, const struct layout_site *site, const c
                  const struct layout_case *row, const char *layout, struct parallel *parallel);
 void layout_close(struct layout_run *run);
 
-/* What a run came to; rank 0 alone has the tensors. */
-struct layout_result {
+/* What a run came to. */
+struct layout_figures {
     double losses[LAYOUT_STEPS], norms[LAYOUT_STEPS], validation;
+};
+struct layout_result {
+    struct layout_figures figures;
     int count;
     struct layout_tensor {
-        char name[256];
-        int64_t elements;
-        float *gradient, *weights; /* of the first step, unclipped; after the last */
+        char name[LAYOUT_NAME_BYTES];
+        int64_t rows, cols;
+        float *gradient,
+            *weights; /* of the first step, unclipped; after the last. NaN: of no rank */
     } * tensors;
 };
+/* Of a finished run; one rank calls it. */
+void layout_read(const struct layout_site *site, const char *name, struct layout_result *result);
 void layout_result_free(struct layout_result *result);
+
+/* For layout_read: this rank's part of gradients or weights, after the step whose gradient norm was
+ * `norm`; and what all ranks agree on, by one of them. */
+void layout_write_state(const struct layout_run *run, bool gradients, double norm);
+void layout_write_figures(const char *folder, const struct layout_figures *figures);
 
 /* The steps of a run up to `end`, taken by the first ranks of the job. */
 struct layout_leg {
@@ -78,18 +90,27 @@ struct layout_leg {
     const char *layout;
 };
 
-/* Trains a run by legs up to the one that ends at LAYOUT_STEPS. A checkpoint is written behind step
- * 1 and each leg; the last leg validates and exports too. What several ranks hold must be the same
- * on all of them, and the memory what was planned. Collective over the site's job. */
+/* Trains a run by legs up to the one that ends at LAYOUT_STEPS, for layout_read. A leg's last step
+ * leaves a checkpoint, unless it is the run's and nothing is exported. What several ranks hold must
+ * be the same on all of them, and the memory what was planned. Collective over the site's job. */
 void layout_train(const struct layout_site *site, const char *name, const struct layout_case *row,
-                  const struct layout_leg *legs, struct layout_result *result);
-
-/* Reads the tensors of a finished run; one rank calls it. */
-void layout_read(const struct layout_site *site, const char *name, const struct layout_case *row,
-                 struct layout_result *result);
+                  const struct layout_leg *legs);
 
 /* Removes a run's directory when all ranks are done with it. Collective. */
 void layout_remove(const struct layout_site *site, const char *name);
+
+/* Largest relative differences: of any step's loss, and the validation loss; gradient norm; of any
+ * tensor's first gradient and final values (by the tensor's norm). */
+struct layout_limits {
+    double losses, norms, gradients, weights;
+};
+struct layout_differences {
+    struct layout_limits worst;
+    const char *gradient, *weight; /* names of those tensors; borrowed from `want` */
+};
+struct layout_differences layout_differences(const struct layout_result *want,
+                                             const struct layout_result *got);
+bool layout_within(const struct layout_limits *worst, const struct layout_limits *limits);
 
 /* Trains by legs and on one rank; fails unless losses, norms, first gradients and final weights are
  * near, and prints the largest differences. Collective. */

@@ -65,6 +65,16 @@ static void test_checkpoints_fit_any_level(void **state) {
     layout_site_close(&site);
 }
 
+static void check_same_bits(const struct layout_site *site) {
+    struct layout_result want, got;
+    layout_read(site, "whole", &want);
+    layout_read(site, "parts", &got);
+    const struct layout_limits none = {0}, worst = layout_differences(&want, &got).worst;
+    assert_true(layout_within(&worst, &none));
+    layout_result_free(&want);
+    layout_result_free(&got);
+}
+
 /* On the same layout to the last bit. */
 static void test_resuming_changes_nothing(void **state) {
     static const struct layout_case row = {0, "llama", "global_batch=6 micro_batch=1", ""};
@@ -75,11 +85,9 @@ static void test_resuming_changes_nothing(void **state) {
     layout_site_open(&site, &job);
     for (int i = 0; i < 3; i++) {
         const struct layout_leg legs[] = {{all, 4, levels[i]}, {all, LAYOUT_STEPS, levels[i]}};
-        struct layout_result want = {0}, got = {0};
-        layout_train(&site, "whole", &row, legs + 1, &want);
-        layout_train(&site, "parts", &row, legs, &got);
-        assert_memory_equal(want.losses, got.losses, sizeof want.losses);
-        assert_memory_equal(want.norms, got.norms, sizeof want.norms);
+        layout_train(&site, "whole", &row, legs + 1);
+        layout_train(&site, "parts", &row, legs);
+        if (job.world.rank == 0) check_same_bits(&site);
         layout_remove(&site, "whole");
         layout_remove(&site, "parts");
     }
