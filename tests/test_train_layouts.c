@@ -54,7 +54,7 @@ static void table_open(struct table *t) {
     assert_true(t->words && t->alone && t->first && t->worst);
     for (int i = 0; i < t->count; i++) {
         layout_say(&t->words[i], &t->rows[i]);
-        find_alone(t, i);
+        if (t->words[i].row.ranks <= job.world.size) find_alone(t, i);
     }
     layout_site_open(&t->site, &job);
 }
