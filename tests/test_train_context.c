@@ -59,17 +59,28 @@ static void test_a_checkpoint_goes_on_under_other_layouts(void **state) {
     layout_site_close(&site);
 }
 
+/* Trains by legs; rank 0 gets what all agree on. */
+static struct layout_figures figures_of(const struct layout_site *site, const char *name,
+                                        const struct layout_case *row,
+                                        const struct layout_leg *legs) {
+    struct layout_result result = {0};
+    layout_train(site, name, row, legs);
+    if (job.world.rank == 0) layout_read(site, name, &result);
+    struct layout_figures figures = result.figures;
+    layout_result_free(&result);
+    return figures;
+}
+
 /* Whole, and in two legs: no bit depends on when messages come. */
 static void test_two_runs_have_the_same_bits(void **state) {
     static const struct layout_case row = {0, "mistral", PACKED " micro_batch=2", ""};
     static const struct layout_leg legs[] = {{3, 5, "cp=3"}, {3, LAYOUT_STEPS, "cp=3"}};
-    struct layout_result whole = {0}, parts = {0};
     struct layout_site site;
     (void)state;
     if (job.world.size != 3) return;
     layout_site_open(&site, &job);
-    layout_train(&site, "whole", &row, legs + 1, &whole);
-    layout_train(&site, "parts", &row, legs, &parts);
+    struct layout_figures whole = figures_of(&site, "whole", &row, legs + 1);
+    struct layout_figures parts = figures_of(&site, "parts", &row, legs);
     assert_memory_equal(whole.losses, parts.losses, sizeof whole.losses);
     assert_memory_equal(whole.norms, parts.norms, sizeof whole.norms);
     assert_true(whole.validation == parts.validation);
@@ -83,13 +94,12 @@ static void test_replicas_train_alone(void **state) {
     static const struct layout_leg two[] = {{2, LAYOUT_STEPS, "sync_every=5"}};
     static const struct layout_leg four[] = {{4, 5, "cp=2 sync_every=5"},
                                              {4, LAYOUT_STEPS, "cp=2 sync_every=5"}};
-    struct layout_result want = {0}, got = {0};
     struct layout_site site;
     (void)state;
     if (job.world.size != 4) return;
     layout_site_open(&site, &job);
-    layout_train(&site, "two", &row, two, &want);
-    layout_train(&site, "four", &row, four, &got);
+    struct layout_figures want = figures_of(&site, "two", &row, two);
+    struct layout_figures got = figures_of(&site, "four", &row, four);
     for (int i = 0; i < LAYOUT_STEPS && job.world.rank == 0; i++) {
         assert_true(fabs(got.losses[i] - want.losses[i]) <= 1e-6 * want.losses[i]);
         assert_true(fabs(got.norms[i] - want.norms[i]) <= 1e-6 * want.norms[i]);
