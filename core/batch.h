@@ -42,7 +42,7 @@ struct batch {
     uint64_t dropout_seed;
     bool training; /* dropout applies */
     /* Backward leaves the gradients of the blocks' matrices to block_backward_weights; activations
-     * are kept for them (ACTS_LATE). */
+     * are kept for them (struct acts_plan). */
     bool weights_later;
 };
 

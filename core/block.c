@@ -7,40 +7,46 @@
 #include <math.h>
 #include <string.h>
 
-void block_acts_push(struct block_acts *acts, struct arena *arena, const struct exec *exec,
-                     const struct model_config *config, int64_t tokens) {
+void block_acts_push_dear(struct block_acts *acts, struct arena *arena, const struct exec *exec,
+                          const struct model_config *config, int64_t tokens) {
     int64_t n = tokens, h = config->heads, hkv = config->kv_heads, d = config->head_dim;
     int64_t mine = sequence_part(exec, n).room;
-    size_t q_bytes = act_bytes(exec, n * h * d), kv_bytes = act_bytes(exec, n * hkv * d);
     acts->rstd1 = arena_push(arena, (size_t)mine * sizeof(float));
     acts->rstd2 = arena_push(arena, (size_t)mine * sizeof(float));
-    acts->q = arena_push(arena, q_bytes);
-    acts->k = arena_push(arena, kv_bytes);
-    acts->v = arena_push(arena, kv_bytes);
-    acts->q_raw = acts->q;
-    acts->k_raw = acts->k;
+    acts->q_raw = arena_push(arena, act_bytes(exec, n * h * d));
+    acts->k_raw = arena_push(arena, act_bytes(exec, n * hkv * d));
+    acts->v = arena_push(arena, act_bytes(exec, n * hkv * d));
+    acts->o = arena_push(arena, act_bytes(exec, n * h * d));
+    acts->lse = arena_push(arena, (size_t)(n * h) * sizeof(float));
+    acts->mid = arena_push(arena, act_bytes(exec, mine * config->hidden));
+    if (config->qk_norm) return;
+    acts->q = acts->q_raw;
+    acts->k = acts->k_raw;
+}
+
+void block_acts_push_cheap(struct block_acts *acts, struct arena *arena, const struct exec *exec,
+                           const struct model_config *config, int64_t tokens) {
+    int64_t n = tokens, h = config->heads, hkv = config->kv_heads, d = config->head_dim;
     if (config->qk_norm) {
-        acts->q_raw = arena_push(arena, q_bytes);
-        acts->k_raw = arena_push(arena, kv_bytes);
+        acts->q = arena_push(arena, act_bytes(exec, n * h * d));
+        acts->k = arena_push(arena, act_bytes(exec, n * hkv * d));
         acts->q_rstd = arena_push(arena, (size_t)(n * h) * sizeof(float));
         acts->k_rstd = arena_push(arena, (size_t)(n * hkv) * sizeof(float));
     }
-    acts->o = arena_push(arena, q_bytes);
-    acts->lse = arena_push(arena, (size_t)(n * h) * sizeof(float));
-    acts->mid = arena_push(arena, act_bytes(exec, mine * config->hidden));
     acts->gate = arena_push(arena, act_bytes(exec, n * config->ffn));
     acts->up = arena_push(arena, act_bytes(exec, n * config->ffn));
 }
 
 void block_acts_push_late(struct block_acts *acts, struct arena *arena, const struct exec *exec,
-                          const struct model_config *config, int64_t tokens) {
+                          const struct model_config *config, int64_t tokens, bool mlp) {
     int64_t n = tokens, d = config->head_dim, rows = sequence_rows(exec, n);
     size_t kv_bytes = act_bytes(exec, n * config->kv_heads * d);
-    acts->d_out = arena_push(arena, act_bytes(exec, rows * config->hidden));
     acts->d_mid = arena_push(arena, act_bytes(exec, rows * config->hidden));
     acts->d_q = arena_push(arena, act_bytes(exec, n * config->heads * d));
     acts->d_k = arena_push(arena, kv_bytes);
     acts->d_v = arena_push(arena, kv_bytes);
+    if (!mlp) return;
+    acts->d_out = arena_push(arena, act_bytes(exec, rows * config->hidden));
     acts->product = arena_push(arena, act_bytes(exec, n * config->ffn));
 }
 
@@ -90,8 +96,9 @@ static void rotate(const struct exec *exec, const struct model_config *config, i
     exec->k->rope(exec->stream, &args);
 }
 
+/* q_raw, k_raw -> q, k */
 static void norm_heads(const struct exec *exec, const struct model *model, int layer,
-                       int64_t tokens, struct block_acts *acts) {
+                       int64_t tokens, const struct block_acts *acts) {
     const struct model_config *c = &model->local;
     exec->k->rmsnorm_forward(exec->stream, acts->q, acts->q_rstd, acts->q_raw,
                              vector(model, WEIGHT_Q_NORM, layer), tokens * c->heads, c->head_dim,
@@ -189,6 +196,16 @@ static void all_but_output(const struct exec *exec, const struct model *model, i
 void block_recompute(const struct exec *exec, const struct model *model, int layer,
                      const struct batch *batch, const float *rope_table, struct block_acts *acts) {
     all_but_output(exec, model, layer, batch, rope_table, acts);
+}
+
+void block_recompute_cheap(const struct exec *exec, const struct model *model, int layer,
+                           const struct batch *batch, const float *rope_table,
+                           struct block_acts *acts) {
+    if (model->local.qk_norm) {
+        norm_heads(exec, model, layer, batch->tokens, acts);
+        rotate(exec, &model->local, batch->tokens, rope_table, acts->q, acts->k, false);
+    }
+    mlp_inputs_forward(exec, model, layer, batch, acts);
 }
 
 void block_forward(const struct exec *exec, const struct model *model, int layer,
@@ -342,12 +359,14 @@ static void attention_half_backward(const struct exec *exec, const struct model 
 void block_backward(const struct exec *exec, const struct model *model, int layer,
                     const struct batch *batch, const float *rope_table, struct block_acts *acts,
                     void *d, bool need_dx) {
-    mlp_half_backward(exec, model, layer, batch, acts, d);
+    struct batch mlp = *batch;
+    mlp.weights_later &= acts->product != NULL;
+    mlp_half_backward(exec, model, layer, &mlp, acts, d);
     attention_half_backward(exec, model, layer, batch, rope_table, acts, d, need_dx);
 }
 
-void block_backward_weights(const struct exec *exec, const struct model *model, int layer,
-                            const struct batch *batch, struct block_acts *acts) {
+static void mlp_weights_backward(const struct exec *exec, const struct model *model, int layer,
+                                 const struct batch *batch, struct block_acts *acts) {
     int64_t n = batch->tokens;
     size_t mark = arena_mark(exec->scratch);
     linear_backward_weight(exec, model, WEIGHT_DOWN, layer, n, acts->d_out, acts->product);
@@ -355,8 +374,15 @@ void block_backward_weights(const struct exec *exec, const struct model *model, 
     linear_backward_weight(exec, model, WEIGHT_GATE, layer, n, acts->gate, normed);
     linear_backward_weight(exec, model, WEIGHT_UP, layer, n, acts->up, normed);
     arena_release(exec->scratch, mark);
+}
+
+void block_backward_weights(const struct exec *exec, const struct model *model, int layer,
+                            const struct batch *batch, struct block_acts *acts) {
+    int64_t n = batch->tokens;
+    size_t mark = arena_mark(exec->scratch);
+    if (acts->product) mlp_weights_backward(exec, model, layer, batch, acts);
     linear_backward_weight(exec, model, WEIGHT_O, layer, n, acts->d_mid, acts->o);
-    normed = normed_input(exec, model, WEIGHT_ATTN_NORM, layer, n, acts->x, NULL);
+    const void *normed = normed_input(exec, model, WEIGHT_ATTN_NORM, layer, n, acts->x, NULL);
     linear_backward_weight(exec, model, WEIGHT_Q, layer, n, acts->d_q, normed);
     linear_backward_weight(exec, model, WEIGHT_K, layer, n, acts->d_k, normed);
     linear_backward_weight(exec, model, WEIGHT_V, layer, n, acts->d_v, normed);

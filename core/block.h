@@ -22,11 +22,15 @@
 #include "core/model.h"
 
 /* What a block leaves behind; (N, ...) act unless said; M = N, or sequence_part(...).room. n1, n2
- * and the SwiGLU product are recomputed in backward (4C + 2F bytes a token in bf16 saved). */
+ * and the SwiGLU product are always recomputed in backward (4C + 2F bytes a token in bf16 saved).
+ *
+ *   dear    what takes attention, or a sum over ranks, to have again: v, o, lse, mid, and q_raw and
+ *           k_raw, which attention is made of
+ *   cheap   q and k where there is QK norm; gate and up: two products of mid, which is kept */
 struct block_acts {
     void *x;                /* (M, C) input */
     float *rstd1, *rstd2;   /* (M) */
-    void *q_raw, *k_raw;    /* before QK norm; equal to q, k where there is none */
+    void *q_raw, *k_raw;    /* before QK norm; q and k themselves where there is none */
     float *q_rstd, *k_rstd; /* (N, H), (N, Hkv) */
     void *q, *k, *v;        /* (N, H, D), (N, Hkv, D): after rope */
     void *o;                /* (N, H, D) */
@@ -36,17 +40,21 @@ struct block_acts {
     void *out;              /* (M, C) */
     /* For block_backward_weights, of all tokens under sequence parallelism; NULL where gradients
      * are made at once: those of out and mid (N, C), of q_raw, k_raw and v, and Wd's input (N, F).
-     */
+     * d_out and product alone are NULL where gate and up don't stay for it. */
     void *d_out, *d_mid, *d_q, *d_k, *d_v, *product;
 };
 
-/* Pushes all but x and out for `tokens` tokens. */
-void block_acts_push(struct block_acts *acts, struct arena *arena, const struct exec *exec,
-                     const struct model_config *config, int64_t tokens);
-
-/* Pushes what block_backward_weights needs besides. */
-void block_acts_push_late(struct block_acts *acts, struct arena *arena, const struct exec *exec,
+/* Push for `tokens` tokens what is dear, and what is cheap, to compute again: together all but x
+ * and out. */
+void block_acts_push_dear(struct block_acts *acts, struct arena *arena, const struct exec *exec,
                           const struct model_config *config, int64_t tokens);
+void block_acts_push_cheap(struct block_acts *acts, struct arena *arena, const struct exec *exec,
+                           const struct model_config *config, int64_t tokens);
+
+/* Pushes what block_backward_weights needs besides; `mlp`: also for gate, up and down, whose
+ * gradients are made at once otherwise. */
+void block_acts_push_late(struct block_acts *acts, struct arena *arena, const struct exec *exec,
+                          const struct model_config *config, int64_t tokens, bool mlp);
 
 /* rope_table (N, D/2, 2) f32. */
 void block_forward(const struct exec *exec, const struct model *model, int layer,
@@ -55,6 +63,11 @@ void block_forward(const struct exec *exec, const struct model *model, int layer
 /* Makes what backward needs, from x: all of forward but out, which the layer above has seen. */
 void block_recompute(const struct exec *exec, const struct model *model, int layer,
                      const struct batch *batch, const float *rope_table, struct block_acts *acts);
+
+/* Makes what is cheap of what is dear, the same bits. Under sequence parallelism it gathers n2. */
+void block_recompute_cheap(const struct exec *exec, const struct model *model, int layer,
+                           const struct batch *batch, const float *rope_table,
+                           struct block_acts *acts);
 
 /* d (M, C) act: in the gradient of out, on return that of x (garbage unless need_dx). acts->gate
  * and acts->up are overwritten. Training batches only (no pages). */

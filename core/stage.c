@@ -3,33 +3,50 @@
 #include "core/context.h"
 #include "core/sequence.h"
 
+/* What the layers share. */
+static void push_work(struct block_acts *work, struct arena *arena, const struct exec *exec,
+                      const struct model_config *config, const struct acts_plan *plan) {
+    if (plan->work) {
+        *work = *plan->work;
+        return;
+    }
+    if (plan->keep < ACTS_DEAR) block_acts_push_dear(work, arena, exec, config, plan->tokens);
+    if (plan->keep < ACTS_ALL) block_acts_push_cheap(work, arena, exec, config, plan->tokens);
+}
+
+/* What a layer has for itself. */
+static void push_block(struct block_acts *block, struct arena *arena, const struct exec *exec,
+                       const struct model_config *config, const struct acts_plan *plan) {
+    bool all = plan->keep == ACTS_ALL;
+    if (plan->keep < ACTS_DEAR) return;
+    block_acts_push_dear(block, arena, exec, config, plan->tokens);
+    if (all) block_acts_push_cheap(block, arena, exec, config, plan->tokens);
+    if (plan->weights_later) block_acts_push_late(block, arena, exec, config, plan->tokens, all);
+}
+
 void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct exec *exec,
-                     const struct model *model, int64_t tokens, enum acts_keep keep,
-                     const struct block_acts *work) {
+                     const struct model *model, const struct acts_plan *plan) {
     const struct model_config *config = &model->local;
     int first = model->shard.first_layer, end = model->shard.end_layer;
+    int64_t tokens = plan->tokens;
     size_t stream_bytes = act_bytes(exec, sequence_part(exec, tokens).room * config->hidden);
-    acts->keep = keep;
+    acts->keep = plan->keep;
     acts->capacity = tokens;
     acts->work = (struct block_acts){0};
     acts->rope_table = arena_push(arena, (size_t)tokens * (size_t)config->head_dim * sizeof(float));
-    if (work)
-        acts->work = *work;
-    else if (keep < ACTS_ALL)
-        block_acts_push(&acts->work, arena, exec, config, tokens);
+    push_work(&acts->work, arena, exec, config, plan);
     void *swap[2] = {NULL, NULL}; /* inference walks between two residual streams */
-    if (keep == ACTS_NONE)
+    if (plan->keep == ACTS_NONE)
         for (int i = 0; i < 2; i++) swap[i] = arena_push(arena, stream_bytes);
     for (int layer = first; layer < end; layer++) {
         struct block_acts *block = &acts->blocks[layer];
         *block = acts->work;
-        if (keep >= ACTS_ALL) block_acts_push(block, arena, exec, config, tokens);
-        if (keep == ACTS_LATE) block_acts_push_late(block, arena, exec, config, tokens);
-        block->x = keep == ACTS_NONE ? swap[layer % 2] : arena_push(arena, stream_bytes);
+        push_block(block, arena, exec, config, plan);
+        block->x = plan->keep == ACTS_NONE ? swap[layer % 2] : arena_push(arena, stream_bytes);
         if (layer > first) acts->blocks[layer - 1].out = block->x;
     }
     struct block_acts *last = &acts->blocks[end - 1];
-    last->out = keep == ACTS_NONE ? swap[end % 2] : arena_push(arena, stream_bytes);
+    last->out = plan->keep == ACTS_NONE ? swap[end % 2] : arena_push(arena, stream_bytes);
     acts->input = acts->blocks[first].x;
     acts->hidden = last->out;
 }
@@ -110,6 +127,8 @@ static void backward_to(const struct exec *exec, const struct model *model,
         exec_begin_layer(exec, layer, true);
         if (acts->keep == ACTS_INPUT)
             block_recompute(exec, model, layer, batch, acts->rope_table, block);
+        if (acts->keep == ACTS_DEAR)
+            block_recompute_cheap(exec, model, layer, batch, acts->rope_table, block);
         block_backward(exec, model, layer, batch, acts->rope_table, block, d, layer > lowest);
         exec_between_layers(exec);
         if (done) done(context, layer);
@@ -173,7 +192,8 @@ size_t stage_scratch_bytes(const struct model *model, const struct adapter *adap
                                 .loss_weights = &weight,
                                 .training = backward};
     struct stage_acts acts;
-    stage_acts_push(&acts, &held, &exec, model, tokens, ACTS_INPUT, NULL);
+    const struct acts_plan plan = {.tokens = tokens, .keep = ACTS_INPUT};
+    stage_acts_push(&acts, &held, &exec, model, &plan);
     stage_forward(&exec, model, &batch, &acts);
     void *d = backward ? acts.hidden : NULL; /* any address: nothing is written */
     double loss = 0.0;

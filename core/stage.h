@@ -8,8 +8,18 @@
 enum acts_keep {
     ACTS_NONE,  /* inference: every layer uses the same memory */
     ACTS_INPUT, /* full recomputation: only each layer's input is kept */
-    ACTS_ALL,
-    ACTS_LATE /* and what gradients of weights need that are made later */
+    ACTS_DEAR,  /* selective: all but what is cheap to compute again (core/block.h) */
+    ACTS_ALL
+};
+
+/* How activations are laid out. */
+struct acts_plan {
+    int64_t tokens; /* at most */
+    enum acts_keep keep;
+    bool weights_later; /* and, from ACTS_DEAR on, what gradients need that are made later */
+    /* What layers share, of activations that are not in use at the same time; NULL for their own.
+     */
+    const struct block_acts *work;
 };
 
 struct stage_acts {
@@ -22,11 +32,9 @@ struct stage_acts {
     void *hidden; /* (M, C) output of the last layer; set by stage_forward */
 };
 
-/* Lays out activations for up to `tokens` tokens in `arena` (which may be counting). `work`: what
- * layers share, of activations that are not in use at the same time; NULL for their own. */
+/* Lays out activations in `arena` (which may be counting). */
 void stage_acts_push(struct stage_acts *acts, struct arena *arena, const struct exec *exec,
-                     const struct model *model, int64_t tokens, enum acts_keep keep,
-                     const struct block_acts *work);
+                     const struct model *model, const struct acts_plan *plan);
 
 /* Makes (N, C) `input` the stage's input instead of the one that was laid out; borrowed. */
 void stage_acts_set_input(struct stage_acts *acts, const struct model *model, void *input);

@@ -10,10 +10,14 @@
 static void push_set(struct stage_acts *acts, struct arena *arena, const struct exec *exec,
                      const struct workspace_parts *parts, const struct workspace_plan *plan,
                      const struct block_acts *work) {
+    const struct acts_plan layout = {.tokens = plan->tokens,
+                                     .keep = plan->keep,
+                                     .weights_later = plan->weights_later,
+                                     .work = work};
     size_t mark = arena_mark(arena), end = mark;
     for (int i = 0; i < parts->count; i++) {
         arena_release(arena, mark);
-        stage_acts_push(&acts[i], arena, exec, &parts->models[i], plan->tokens, plan->keep, work);
+        stage_acts_push(&acts[i], arena, exec, &parts->models[i], &layout);
         assert(acts[i].input == acts[0].input);
         if (arena_mark(arena) > end) end = arena_mark(arena);
     }

@@ -18,6 +18,7 @@ struct workspace_plan {
     int64_t tokens;     /* N of the largest batch */
     int64_t logit_rows; /* rows asked of head_logits at once */
     enum acts_keep keep;
+    bool weights_later; /* struct acts_plan */
     bool backward;
     bool sequence;                 /* core/sequence.h */
     int context;                   /* ranks that share a batch (core/context.h); 0 or 1: none */

@@ -215,7 +215,8 @@ static float *gradients(struct fixture *f, const struct kernels *kernels, enum a
 }
 
 /* Recomputing activations gives the gradients of kept ones, bit for bit, and makes the six products
- * that backward needs: the seventh, of the down projection, nobody does. */
+ * that backward needs: the seventh, of the down projection, nobody does. Selective recomputation
+ * makes two, of gate and up. */
 static void test_recomputation_changes_no_bit(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof with_gradients / sizeof *with_gradients; i++) {
@@ -225,16 +226,55 @@ static void test_recomputation_changes_no_bit(void **state) {
         struct kernels kernels = *f.ws.exec.k;
         counted.inner = f.ws.exec.k;
         kernels.matmul_forward = count_matmul_forward;
+        static const struct {
+            enum acts_keep keep;
+            int products;
+        } ways[] = {{ACTS_INPUT, 6}, {ACTS_DEAR, 2}};
         float *kept = gradients(&f, &kernels, ACTS_ALL, &kept_bytes);
         assert_int_equal(counted.forward_products, 0);
-        float *made = gradients(&f, &kernels, ACTS_INPUT, &made_bytes);
-        assert_int_equal(counted.forward_products, 6 * f.model.config.layers);
-        assert_int_equal(kept_bytes, made_bytes);
-        assert_memory_equal(kept, made, kept_bytes);
+        for (int way = 0; way < 2; way++) {
+            float *made = gradients(&f, &kernels, ways[way].keep, &made_bytes);
+            assert_int_equal(counted.forward_products, ways[way].products * f.model.config.layers);
+            assert_int_equal(kept_bytes, made_bytes);
+            assert_memory_equal(kept, made, kept_bytes);
+            free(made);
+        }
         free(kept);
-        free(made);
         fixture_close(&f);
     }
+}
+
+static size_t activation_bytes(const struct model *model, enum dtype act, int sets,
+                               enum acts_keep keep, int64_t tokens) {
+    size_t bytes, scratch;
+    const struct workspace_parts parts = {1, model, sets, sets};
+    const struct workspace_plan plan = {
+        .tokens = tokens, .logit_rows = 1, .keep = keep, .backward = true, .parts = &parts};
+    assert_ok(workspace_count(model, act, &plan, &bytes, &scratch));
+    return bytes;
+}
+
+/* Of each layer and microbatch in flight selective recomputation saves gate and up, 2F elements a
+ * token, and with QK norm the normed and rotated heads, (H + Hkv)D, and their (H + Hkv) fp32
+ * factors; all share one layer's. */
+static void test_selective_recomputation_saves_what_it_says(void **state) {
+    (void)state;
+    enum { TOKENS = 64 }; /* alignment does not show */
+    for (size_t i = 0; i < sizeof with_gradients / sizeof *with_gradients; i++)
+        for (int j = 0; j < 4; j++) {
+            enum dtype act = j % 2 ? DTYPE_BF16 : DTYPE_F32;
+            struct fixture f;
+            int sets = j / 2 ? 3 : 1;
+            fixture_open(&f, with_gradients[i], with_gradients[i], "auto");
+            const struct model_config *c = &f.model.config;
+            int64_t heads = c->qk_norm ? c->heads + c->kv_heads : 0;
+            size_t layer = dtype_bytes(act, (size_t)(TOKENS * (2 * c->ffn + heads * c->head_dim))) +
+                           (size_t)(TOKENS * heads) * sizeof(float);
+            size_t kept = activation_bytes(&f.model, act, sets, ACTS_ALL, TOKENS);
+            size_t made = activation_bytes(&f.model, act, sets, ACTS_DEAR, TOKENS);
+            assert_int_equal(kept - made, (size_t)(c->layers * sets - 1) * layer);
+            fixture_close(&f);
+        }
 }
 
 static void test_random_weights_are_the_same_for_any_threads(void **state) {
@@ -316,6 +356,7 @@ int main(void) {
         cmocka_unit_test(test_old_configs_read_alike),
         cmocka_unit_test(test_adapters_match_peft),
         cmocka_unit_test(test_recomputation_changes_no_bit),
+        cmocka_unit_test(test_selective_recomputation_saves_what_it_says),
         cmocka_unit_test(test_absurd_numbers_are_refused),
         cmocka_unit_test(test_random_weights_are_the_same_for_any_threads),
     };

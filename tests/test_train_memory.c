@@ -318,7 +318,7 @@ static void test_plan_is_what_is_allocated(void **state) {
     (void)state;
     static const char *const modes[] = {"1, mode: full", "1, mode: lora",
                                         "1, mode: full, recompute: full",
-                                        "3, mode: lora, micro_batch: 1"};
+                                        "3, mode: lora, micro_batch: 1, recompute: selective"};
     static const char *const dtypes[] = {"fp32", "bf16"};
     for (int i = 0; i < 8; i++) {
         static char program[] = "test";

@@ -10,13 +10,14 @@ static const struct layout_case cases[] = {
     {2, "deep_tied", "global_batch=7 micro_batch=2 recompute=full", "pp=2 schedule=gpipe"},
     {2, "deep", "global_batch=12 micro_batch=2", "pp=2 schedule=interleaved chunks=2"},
     {2, "deep_tied", "global_batch=5 micro_batch=1 data.packing=whole", "pp=2 schedule=zb-h1"},
+    {2, "deep_tied", "global_batch=6 micro_batch=1 recompute=selective", "pp=2 schedule=zb-h1"},
     {2, "deep_tied", "global_batch=3 micro_batch=1 data.packing=whole",
      "pp=2 schedule=interleaved chunks=2"},
     {2, "deep", "global_batch=4 micro_batch=1", "pp=2 layers=7,1"},
     {2, "deep", LORA " global_batch=6 micro_batch=1 lora.dropout=0.1", "pp=2"},
     {2, "deep_tied", LORA " global_batch=6 micro_batch=1", "pp=2 schedule=zb-h1"},
     {2, "deep", "global_batch=6 micro_batch=2 model.dtype=bf16", "pp=2"},
-    {4, "deep_tied", "global_batch=7 micro_batch=1 data.packing=whole", "pp=4"},
+    {4, "deep_tied", "global_batch=7 micro_batch=1 data.packing=whole recompute=selective", "pp=4"},
     {4, "deep", "global_batch=8 micro_batch=1", "pp=4 schedule=interleaved chunks=2"},
     {4, "deep_tied", "global_batch=5 micro_batch=1 recompute=full",
      "pp=4 schedule=interleaved chunks=2"},
@@ -33,7 +34,8 @@ static const struct layout_case cases[] = {
     {4, "deep_tied", "global_batch=6 micro_batch=1", "pp=2 tp=2"},
     {4, "deep", "global_batch=4 micro_batch=1",
      "pp=2 tp=2 schedule=interleaved chunks=2 sequence=false"},
-    {4, "deep", "global_batch=5 micro_batch=1 data.packing=whole", "pp=2 tp=2 schedule=zb-h1"},
+    {4, "deep", "global_batch=5 micro_batch=1 data.packing=whole recompute=selective",
+     "pp=2 tp=2 schedule=zb-h1"},
 };
 
 static void test_ranks_equal_one(void **state) {

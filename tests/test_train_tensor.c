@@ -13,6 +13,7 @@ static const struct layout_case cases[] = {
     {2, "odd", "global_batch=4", "tp=2"},
     {2, "qwen2", "global_batch=5 micro_batch=2", "tp=2"},
     {2, "qwen3", "global_batch=5 data.packing=whole recompute=full", "tp=2"},
+    {2, "qwen3", "global_batch=3 recompute=selective", "tp=2"},
     /* one kv head */
     {2, "llama_dynamic", "data.packing=split", "tp=2"},
     {2, "llama", LORA " global_batch=5 lora.dropout=0.2", "tp=2 sequence=false"},

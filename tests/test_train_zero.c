@@ -22,7 +22,7 @@ static const struct layout_case cases[] = {
     {0, "llama", "global_batch=3 micro_batch=1", "zero=3"},
     {0, "llama_tied_llama3", "global_batch=5 micro_batch=1 data.packing=whole", "zero=3"},
     {0, "qwen3", "global_batch=7 micro_batch=2 recompute=full", "zero=3"},
-    {0, "qwen2", "global_batch=5", "zero=3"},
+    {0, "qwen2", "global_batch=5 recompute=selective", "zero=3"},
     {0, "llama_tied_llama3", LORA " global_batch=5 lora.dropout=0.2 micro_batch=1", "zero=3"},
     {0, "llama", "model.dtype=bf16 global_batch=5", "zero=3"},
     {0, "llama", LORA " global_batch=5 model.dtype=bf16", "zero=3"},

@@ -70,25 +70,33 @@ static void find_weight(struct trainer *t, struct finding *finding, const struct
     }
 }
 
-/* The tensors of a block in the order they are computed; with recomputation only the last layer's
- * own are left, so the others are told by what they hand on. */
+/* The tensors of a block in the order they are computed; of what is recomputed only the last
+ * layer's own is left, so the others are told by what they hand on. */
 static void find_in_layer(const struct trainer *t, struct finding *finding,
                           const struct stage_acts *stage, int layer, int64_t tokens) {
     const struct model_config *c = &t->model.local;
     const struct block_acts *acts = &stage->blocks[layer];
     int64_t q = tokens * c->heads * c->head_dim, kv = tokens * c->kv_heads * c->head_dim;
     int64_t stream = sequence_part(&t->ws.exec, tokens).count * c->hidden;
-    bool all = stage->keep >= ACTS_ALL;
+    bool dear = stage->keep >= ACTS_DEAR, all = stage->keep == ACTS_ALL;
     const struct {
         const char *name;
         const void *values;
         int64_t count;
     } tensors[] = {{layer == 0 ? "embeddings" : "input", acts->x, stream},
-                   {"queries", all ? acts->q : NULL, q},
-                   {"keys", all ? acts->k : NULL, kv},
-                   {"values", all ? acts->v : NULL, kv},
-                   {"attention output", all ? acts->o : NULL, q},
-                   {"residual stream after attention", all ? acts->mid : NULL, stream},
+                   {"queries",
+                    all    ? acts->q
+                    : dear ? acts->q_raw
+                           : NULL,
+                    q},
+                   {"keys",
+                    all    ? acts->k
+                    : dear ? acts->k_raw
+                           : NULL,
+                    kv},
+                   {"values", dear ? acts->v : NULL, kv},
+                   {"attention output", dear ? acts->o : NULL, q},
+                   {"residual stream after attention", dear ? acts->mid : NULL, stream},
                    {"gate", all ? acts->gate : NULL, tokens * c->ffn},
                    {"up projection", all ? acts->up : NULL, tokens * c->ffn},
                    {"output", acts->out, stream}};

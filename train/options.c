@@ -11,7 +11,7 @@ static const char *const dtype_words[] = {"fp32", "bf16", NULL};
 static const char *const weights_words[] = {"auto", "fp32", "bf16", "nf4", "stored", NULL};
 static const char *const mode_words[] = {"full", "lora", NULL};
 static const char *const schedule_words[] = {"cosine", "wsd", "linear", "constant", NULL};
-static const char *const recompute_words[] = {"none", "full", NULL};
+static const char *const recompute_words[] = {"none", "selective", "full", NULL};
 static const char *const nonfinite_words[] = {"stop", "skip", NULL};
 static const char *const backend_words[] = {"auto", "mpi", "nccl", NULL};
 static const char *const resume_words[] = {"auto", "never", NULL};
@@ -81,7 +81,9 @@ static const struct config_row train_rows[] = {
     {"rewind_factor", CONFIG_DOUBLE, FIELD(train_options, rewind_factor), "1.5", .low = 1,
      .high = 1e6, .help = "a loss above this many medians of the last 64 is too high"},
     {"recompute", CONFIG_ENUM, FIELD(train_options, recompute), "none", .words = recompute_words,
-     .help = "activations: keep them, or keep each layer's input and compute the rest again"},
+     .help =
+         "activations: keep them; selective makes the feed-forward's gate and up, and normed and "
+         "rotated heads, again; full keeps each layer's input alone"},
     {"seed", CONFIG_INT, FIELD(train_options, seed), "1", .low = 0, .high = 1e15,
      .help = "of weights, order and dropout"},
     {"log_every", CONFIG_INT, FIELD(train_options, log_every), "1", .low = 1, .high = 1e9,
@@ -233,11 +235,11 @@ enum status run_options_check(const struct run_options *options) {
                            (long long)parallel->chunks);
     TRY(check_rewind(train));
     if (parallel->pp > 1 && parallel->schedule == PIPELINE_ZB_H1 &&
-        train->recompute != RECOMPUTE_NONE)
+        train->recompute == RECOMPUTE_FULL)
         return status_fail(
             STATUS_CONFIG,
             "parallel.schedule zb-h1 keeps activations for gradients of weights that "
-            "come later: train.recompute must be none");
+            "come later: train.recompute must be none or selective");
     if (options->parallel.sync_every > 1 && options->parallel.zero > 0)
         return status_fail(STATUS_CONFIG,
                            "parallel.sync_every %lld needs parallel.zero 0: replicas that train "

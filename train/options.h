@@ -21,7 +21,7 @@ enum option_weights { WEIGHTS_AUTO, WEIGHTS_FP32, WEIGHTS_BF16, WEIGHTS_NF4, WEI
 
 enum train_mode { TRAIN_FULL, TRAIN_LORA };
 enum train_schedule { SCHEDULE_COSINE, SCHEDULE_WSD, SCHEDULE_LINEAR, SCHEDULE_CONSTANT };
-enum train_recompute { RECOMPUTE_NONE, RECOMPUTE_FULL };
+enum train_recompute { RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, RECOMPUTE_FULL };
 enum train_nonfinite { NONFINITE_STOP, NONFINITE_SKIP };
 enum train_resume { RESUME_AUTO, RESUME_NEVER };
 

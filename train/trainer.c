@@ -81,7 +81,7 @@ static enum status check_host(struct parallel *parallel, double bytes) {
             STATUS_MEMORY,
             "the run needs %.1f MiB on this host (ranks: %d, this one %.1f MiB), where %.1f "
             "MiB are available: lower train.micro_batch or data.sequence_length, set "
-            "train.recompute to full, or train a smaller model",
+            "train.recompute to selective or full, or train a smaller model",
             together / (1 << 20), parallel->node_size, bytes / (1 << 20), to_mib(available));
     return parallel_agree(&parallel->world, status);
 }

@@ -38,12 +38,13 @@ struct workspace_plan trainer_plan_workspace(const struct trainer *t,
                                       .models = t->parts,
                                       .sets = schedule->sets,
                                       .inputs = schedule->inputs};
-    bool full = t->options->train.recompute == RECOMPUTE_FULL;
+    static const enum acts_keep keep[] = {[RECOMPUTE_NONE] = ACTS_ALL,
+                                          [RECOMPUTE_SELECTIVE] = ACTS_DEAR,
+                                          [RECOMPUTE_FULL] = ACTS_INPUT};
     return (struct workspace_plan){.tokens = trainer_micro_tokens(t),
                                    .logit_rows = 1,
-                                   .keep = full                      ? ACTS_INPUT
-                                           : stages_weights_later(t) ? ACTS_LATE
-                                                                     : ACTS_ALL,
+                                   .keep = keep[t->options->train.recompute],
+                                   .weights_later = stages_weights_later(t),
                                    .backward = true,
                                    .sequence = trainer_splits_sequence(t),
                                    .context = t->mesh.size[MESH_CP],
