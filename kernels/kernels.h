@@ -47,6 +47,7 @@ struct kernels {
     cross_entropy_forward_fn *cross_entropy_forward;
     cross_entropy_backward_fn *cross_entropy_backward;
     adamw_fn *adamw;
+    adamw8_fn *adamw8;
     sum_squares_fn *sum_squares;
     sample_fn *sample;
     peak_fma_fn *peak_fma;

@@ -98,6 +98,10 @@ static void no_cross_entropy_backward(struct stream *s, void *dlogits, const flo
 static void no_adamw(struct stream *s, const struct adamw_args *args) {
     (void)s, (void)args;
 }
+static void no_adamw8(struct stream *s, const struct adamw_args *args, struct moment8 *m,
+                      struct moment8 *v) {
+    UNUSED4(s, args, m, v);
+}
 static void no_sum_squares(struct stream *s, double *sum, const float *x, int64_t n) {
     UNUSED4(s, sum, x, n);
 }
@@ -123,7 +127,7 @@ static double no_peak_fma(int threads) {
     .dropout = no_dropout, .embedding_forward = no_embedding_forward,                              \
     .embedding_backward = no_embedding_backward,                                                   \
     .cross_entropy_forward = no_cross_entropy_forward,                                             \
-    .cross_entropy_backward = no_cross_entropy_backward, .adamw = no_adamw,                        \
+    .cross_entropy_backward = no_cross_entropy_backward, .adamw = no_adamw, .adamw8 = no_adamw8,   \
     .sum_squares = no_sum_squares, .sample = no_sample, .peak_fma = no_peak_fma
 
 const struct kernels *kernels_nothing(enum dtype act) {

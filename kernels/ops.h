@@ -27,6 +27,7 @@ embedding_backward_fn VARIANT(embedding_backward_ref);
 cross_entropy_forward_fn VARIANT(cross_entropy_forward_ref);
 cross_entropy_backward_fn VARIANT(cross_entropy_backward_ref);
 adamw_fn VARIANT(adamw_ref);
+adamw8_fn VARIANT(adamw8_ref);
 sum_squares_fn VARIANT(sum_squares_ref);
 sample_fn VARIANT(sample_ref);
 peak_fma_fn VARIANT(peak_fma);
@@ -52,6 +53,7 @@ embedding_backward_fn VARIANT(embedding_backward_cpu);
 cross_entropy_forward_fn VARIANT(cross_entropy_forward_cpu);
 cross_entropy_backward_fn VARIANT(cross_entropy_backward_cpu);
 adamw_fn VARIANT(adamw_cpu);
+adamw8_fn VARIANT(adamw8_cpu);
 sum_squares_fn VARIANT(sum_squares_cpu);
 sample_fn VARIANT(sample_cpu);
 

@@ -3,6 +3,7 @@
 #include "kernels/pack.h"
 
 #include "kernels/base/units.h"
+#include "kernels/moment8.h"
 #include "kernels/quantized.h"
 
 #include <assert.h>
@@ -25,6 +26,7 @@ int64_t weight_elements(enum layout layout, int64_t rows, int64_t cols) {
 }
 
 int64_t layout_block(enum layout layout) {
+    if (layout_is_moment8(layout)) return MOMENT8_TILE;
     if (layout >= LAYOUT_STORED) return dtype_info(layout_stored_type(layout))->block_elements;
     return layout >= LAYOUT_NF4 ? NF4_BLOCK : 1;
 }
@@ -35,6 +37,10 @@ size_t weight_bytes(enum layout layout, int64_t rows, int64_t cols) {
         return dtype_bytes(layout_stored_type(layout),
                            (size_t)(panels_of(rows) * PANEL_ROWS * cols));
     }
+    if (layout_is_moment8(layout)) {
+        assert(cols % MOMENT8_TILE == 0);
+        return (size_t)(panels_of(rows) * (cols / MOMENT8_TILE)) * sizeof(struct moment8);
+    }
     if (layout >= LAYOUT_NF4) return nf4_bytes(layout, rows, cols);
     size_t element = layout == LAYOUT_PANEL_BF16 ? sizeof(uint16_t) : sizeof(float);
     return (size_t)weight_elements(layout, rows, cols) * element;
@@ -42,6 +48,7 @@ size_t weight_bytes(enum layout layout, int64_t rows, int64_t cols) {
 
 const char *layout_name(enum layout layout) {
     if (layout >= LAYOUT_STORED) return dtype_info(layout_stored_type(layout))->name;
+    if (layout_is_moment8(layout)) return "moment8";
     if (layout >= LAYOUT_NF4) return "nf4";
     assert((unsigned)layout < LAYOUT_COUNT);
     return names[layout];
@@ -72,17 +79,18 @@ enum layout layout_of_gradient(enum layout layout) {
     return layout == LAYOUT_PANEL_BF16 ? LAYOUT_PANEL_F32 : layout;
 }
 
-/* tile[c][r] = src[r][c] for the rows and columns that exist; the other rows are zero. */
-static void tile_read(float tile[PANEL_ROWS][PANEL_ROWS], const float *src, int64_t stride,
-                      int64_t rows, int64_t cols) {
+/* The tile's [column][row] = src[row][column] for those that exist; the others are zero. */
+enum { TILE = PANEL_ROWS * PANEL_ROWS };
+static void tile_read(float tile[TILE], const float *src, int64_t stride, int64_t rows,
+                      int64_t cols) {
     if (rows == PANEL_ROWS && cols == PANEL_ROWS) {
         for (int r = 0; r < PANEL_ROWS; r++)
-            for (int c = 0; c < PANEL_ROWS; c++) tile[c][r] = src[r * stride + c];
+            for (int c = 0; c < PANEL_ROWS; c++) tile[c * PANEL_ROWS + r] = src[r * stride + c];
         return;
     }
-    memset(tile, 0, sizeof(float[PANEL_ROWS][PANEL_ROWS]));
+    memset(tile, 0, TILE * sizeof *tile);
     for (int r = 0; r < rows; r++)
-        for (int c = 0; c < cols; c++) tile[c][r] = src[r * stride + c];
+        for (int c = 0; c < cols; c++) tile[c * PANEL_ROWS + r] = src[r * stride + c];
 }
 
 /* Lines of `width` columns, [column][row], to the pairs of a bf16 panel; an odd last column's
@@ -107,17 +115,49 @@ static void widen_pairs(float *lines, const uint16_t *from, int64_t width) {
 }
 
 static void panel_pack(const struct weight *weight, int64_t panel, const float *src, int64_t rows) {
-    float tile[PANEL_ROWS][PANEL_ROWS];
-    const float *flat = tile[0];
+    float tile[TILE];
     for (int64_t c = 0; c < weight->cols; c += PANEL_ROWS) {
         int64_t width = min_i64(PANEL_ROWS, weight->cols - c);
         tile_read(tile, src + c, weight->cols, rows, width);
         int64_t at = panel * weight_panel(weight->layout, weight->cols) + c * PANEL_ROWS;
         if (weight->layout == LAYOUT_PANEL_BF16)
-            round_pairs((uint16_t *)weight->data + at, flat, width);
+            round_pairs((uint16_t *)weight->data + at, tile, width);
         else
-            memcpy((float *)weight->data + at, flat, (size_t)(width * PANEL_ROWS) * sizeof(float));
+            memcpy((float *)weight->data + at, tile, (size_t)(width * PANEL_ROWS) * sizeof(float));
     }
+}
+
+/* A block is a tile, as fp32 panels have it. */
+static struct moment8 *moments_of(const struct weight *weight, int64_t panel) {
+    return (struct moment8 *)weight->data + panel * (weight->cols / MOMENT8_TILE);
+}
+
+static void moments_pack(const struct weight *weight, int64_t first, int64_t count,
+                         const float *src) {
+    struct moment8_map map;
+    float tile[TILE];
+    moment8_map_create(&map, weight->layout == LAYOUT_MOMENT8);
+    for (int64_t row = 0; row < count; row += PANEL_ROWS)
+        for (int64_t c = 0; c < weight->cols; c += MOMENT8_TILE) {
+            struct moment8 *blocks = moments_of(weight, (first + row) / PANEL_ROWS);
+            tile_read(tile, src + row * weight->cols + c, weight->cols,
+                      min_i64(PANEL_ROWS, count - row), MOMENT8_TILE);
+            moment8_pack(&blocks[c / MOMENT8_TILE], tile, &map);
+        }
+}
+
+static void moments_unpack(float *out, const struct weight *weight, int64_t first, int64_t count) {
+    struct moment8_map map;
+    float tile[TILE];
+    moment8_map_create(&map, weight->layout == LAYOUT_MOMENT8);
+    for (int64_t c = 0; c < weight->cols; c += MOMENT8_TILE)
+        for (int64_t row = 0; row < count; row++) {
+            int64_t lane = (first + row) % PANEL_ROWS;
+            const struct moment8 *blocks = moments_of(weight, (first + row) / PANEL_ROWS);
+            if (row == 0 || lane == 0) moment8_unpack(tile, &blocks[c / MOMENT8_TILE], &map);
+            for (int j = 0; j < MOMENT8_TILE; j++)
+                out[row * weight->cols + c + j] = tile[j * PANEL_ROWS + lane];
+        }
 }
 
 void weight_pack(const struct weight *weight, int64_t first, int64_t count, const float *src) {
@@ -130,6 +170,10 @@ void weight_pack(const struct weight *weight, int64_t first, int64_t count, cons
     }
     assert(first % PANEL_ROWS == 0);
     assert(count % PANEL_ROWS == 0 || first + count == weight->rows);
+    if (layout_is_moment8(weight->layout)) {
+        moments_pack(weight, first, count, src);
+        return;
+    }
     if (layout_is_quantized(weight->layout)) {
         nf4_pack(weight, first, count, src, weight->cols, 0);
         return;
@@ -165,7 +209,7 @@ void weight_read(float *out, const struct weight *weight, int64_t row, int64_t f
 /* out (rows, cols): rows [lane, lane + rows) of one panel. */
 static void panel_unpack(float *out, const struct weight *weight, int64_t panel, int64_t lane,
                          int64_t rows) {
-    float tile[PANEL_ROWS * PANEL_ROWS];
+    float tile[TILE];
     for (int64_t c = 0; c < weight->cols; c += PANEL_ROWS) {
         int64_t width = min_i64(PANEL_ROWS, weight->cols - c);
         int64_t at = panel * weight_panel(weight->layout, weight->cols) + c * PANEL_ROWS;
@@ -186,6 +230,10 @@ void weight_unpack(float *out, const struct weight *weight, int64_t first, int64
     if (weight->layout == LAYOUT_ROWS_F32) {
         memcpy(out, (const float *)weight->data + first * weight->cols,
                (size_t)(count * weight->cols) * sizeof *out);
+        return;
+    }
+    if (layout_is_moment8(weight->layout)) {
+        moments_unpack(out, weight, first, count);
         return;
     }
     if (layout_is_quantized(weight->layout)) {

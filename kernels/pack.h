@@ -17,7 +17,10 @@
  * it lies. It has values and products, and no elements, gradient or master:
  *
  *     nf4     LAYOUT_NF4 + i, i = 0 .. 4: NF4, one fp32 scale for 2^i rows (layout_nf4 chooses)
- *     stored  LAYOUT_STORED + type: blocks of a file's dtype (layout_stored) */
+ *     stored  LAYOUT_STORED + type: blocks of a file's dtype (layout_stored)
+ *
+ * Moments of a parameter may be in 8 bits, LAYOUT_MOMENT8 and its sibling: [panel][16 columns], a
+ * block each; cols is a multiple of 16. */
 #ifndef STRATA_KERNELS_PACK_H
 #define STRATA_KERNELS_PACK_H
 
@@ -35,12 +38,17 @@ enum layout {
     LAYOUT_PANEL_BF16, /* panels of bf16, pairs of columns together */
     LAYOUT_COUNT,      /* of those above, which have elements */
     LAYOUT_NF4 = 8,
+    LAYOUT_MOMENT8 = 13,     /* first moments in 8 bits (kernels/moment8.h) */
+    LAYOUT_MOMENT8_POSITIVE, /* second ones */
     LAYOUT_STORED = 16,
     LAYOUT_END = LAYOUT_STORED + DTYPE_COUNT
 };
 
 static inline bool layout_is_quantized(enum layout layout) {
     return layout >= LAYOUT_NF4;
+}
+static inline bool layout_is_moment8(enum layout layout) {
+    return layout == LAYOUT_MOMENT8 || layout == LAYOUT_MOMENT8_POSITIVE;
 }
 
 /* Of a matrix whose rows have `whole_cols` columns in the whole tensor. */
@@ -105,7 +113,7 @@ enum layout layout_of_gradient(enum layout layout);
 /* Stores logical rows [first, first + count) from src (count, cols) f32, rounding to the layout.
  * Calls on disjoint rows may run at once if no panel is shared; `first` is a multiple of PANEL_ROWS
  * in panel layouts. Rows of a last panel beyond weight->rows are zeroed. Of the quantized layouts
- * only NF4, of a matrix that is no slice. */
+ * only NF4, of a matrix that is no slice, and 8-bit moments. */
 void weight_pack(const struct weight *weight, int64_t first, int64_t count, const float *src);
 
 /* The same from whole rows, src (count, whole_cols), of which the weight has the columns from

@@ -67,6 +67,7 @@ static void nf4_read(float *out, const struct weight *weight, int64_t row, int64
 void quantized_read(float *out, const struct weight *weight, int64_t row, int64_t first,
                     int64_t count) {
     assert(first % QUANTIZED_CHUNK == 0 && first + count <= weight->cols);
+    assert(!layout_is_moment8(weight->layout));
     if (weight->layout >= LAYOUT_STORED)
         stored_read(out, weight, row, first, count);
     else

@@ -39,6 +39,7 @@ const struct kernels VARIANT(kernels) = {
     .cross_entropy_forward = VARIANT(cross_entropy_forward_cpu),
     .cross_entropy_backward = VARIANT(cross_entropy_backward_cpu),
     .adamw = VARIANT(adamw_cpu),
+    .adamw8 = VARIANT(adamw8_cpu),
     .sum_squares = VARIANT(sum_squares_cpu),
     .sample = VARIANT(sample_cpu),
 #else
@@ -66,6 +67,7 @@ const struct kernels VARIANT(kernels) = {
     .cross_entropy_forward = VARIANT(cross_entropy_forward_ref),
     .cross_entropy_backward = VARIANT(cross_entropy_backward_ref),
     .adamw = VARIANT(adamw_ref),
+    .adamw8 = VARIANT(adamw8_ref),
     .sum_squares = VARIANT(sum_squares_ref),
     .sample = VARIANT(sample_ref),
 #endif
