@@ -23,6 +23,7 @@ struct arena {
     char *base;       /* while counting: an address to count from */
     size_t used, peak, capacity;
     bool counting;
+    bool mapped; /* on a file */
 };
 
 /* A counting arena: arena_push only adds up; what passes SIZE_MAX stays there. */
@@ -30,6 +31,13 @@ void arena_count(struct arena *arena, const char *name);
 
 /* Allocates `bytes`, zeroed by the system lazily. STATUS_MEMORY names the arena and the size. */
 enum status arena_create(struct arena *arena, const char *name, size_t bytes);
+
+/* The same in a file of `directory` that has no name, and is gone when the arena is: what is not in
+ * use need not be in memory. Its room is taken at once. STATUS_IO names the directory. */
+enum status arena_map(struct arena *arena, const char *name, size_t bytes, const char *directory);
+
+/* What is in memory of an arena on a file goes back to it; nothing is lost. */
+void arena_rest(const struct arena *arena);
 
 /* Gives the memory back; may be called twice. */
 void arena_free(struct arena *arena);

@@ -259,17 +259,23 @@ void dp_sum_shares(struct dp *dp, double *values, int count) {
     if (dp->shares > 1) comm_all_reduce(dp->comm, dp->stream, values, count, DTYPE_F64, COMM_SUM);
 }
 
+int64_t dp_piece_count(const struct dp *dp, int bucket, int i, int rank) {
+    int64_t size = dp->buckets[bucket].count / dp->shares, begin = rank * size;
+    int64_t from = max_i64(dp->offsets[i], begin);
+    int64_t to = min_i64(dp->offsets[i] + gradient_elements(dp->params[i]), begin + size);
+    return max_i64(to - from, 0);
+}
+
 struct dp_piece dp_piece(const struct dp *dp, const struct param *param) {
     int i = 0, b = 0;
     while (dp->params[i] != param) assert(i < dp->param_count), i++;
     while (dp->buckets[b].last <= i) b++;
     const struct dp_bucket *bucket = &dp->buckets[b];
-    int64_t size = bucket->count / dp->shares, begin = dp->mine * size, offset = dp->offsets[i];
+    int64_t begin = dp->mine * (bucket->count / dp->shares), offset = dp->offsets[i];
     int64_t from = max_i64(offset, begin);
-    int64_t to = min_i64(offset + gradient_elements(param), begin + size);
     return (struct dp_piece){.bucket = b,
                              .first = from - offset,
-                             .count = max_i64(to - from, 0),
+                             .count = dp_piece_count(dp, b, i, dp->mine),
                              .grad = bucket->share + (from - begin),
                              .staged = bucket->data + from};
 }

@@ -32,7 +32,9 @@
 enum {
     DP_BUCKET_BYTES = 16 << 20,   /* where nothing says otherwise */
     DP_SCATTER_BYTES = 256 << 20, /* larger buckets are scattered at once, in pieces */
-    DP_CUT = 32                   /* elements: a parameter's beginning, and a cut, are multiples */
+    /* Elements: a parameter's beginning, and a cut, are multiples: so a block of 8-bit moments, a
+     * tile of 16 x 16, is one rank's, whatever their number. */
+    DP_CUT = 256
 };
 
 struct dp_bucket {
@@ -118,6 +120,9 @@ struct dp_piece {
     float *staged;        /* its place in the bucket's whole data, for dp_gather */
 };
 struct dp_piece dp_piece(const struct dp *dp, const struct param *param);
+
+/* How many elements of dp->params[i], which lies in `bucket`, are rank `rank`'s of the shares. */
+int64_t dp_piece_count(const struct dp *dp, int bucket, int i, int rank);
 
 /* After an update: my new fp32 weights lie staged in a bucket whose weights are whole; gathers
  * everybody's and rounds them into the parameters. Overwrites gradients. Collective over comm. */

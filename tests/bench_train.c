@@ -309,7 +309,9 @@ static void open_memory(struct bench *b) {
                                            .bucket_bytes = DP_BUCKET_BYTES,
                                            .tied = b->model.config.tied};
         check(dp_plan(&b->dp, &buckets, b->params, b->param_count, gradients));
-        check(optimizer_plan(&b->optimizer, &b->dp, &b->sharded, b->params, b->param_count, state));
+        const struct optimizer_options options = {
+            .dp = &b->dp, .sharded = &b->sharded, .params = b->params, .count = b->param_count};
+        check(optimizer_plan(&b->optimizer, &options, state));
         if (!counting) continue;
         dp_free(&b->dp);
         optimizer_free(&b->optimizer);

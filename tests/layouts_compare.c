@@ -8,7 +8,11 @@ static struct layout_limits limits_of(const struct layout_case *row,
      * differs by up to 2.1e-6 of qwen2's key biases, whose gradients nearly cancel. */
     static const struct layout_limits parts = {1e-6, 1e-6, 4e-6, 2e-6};
     static const struct layout_limits bf16 = {1e-3, 1e-2, 4e-2, 1e-3};
+    /* blocks of moments are the same in all layouts, but a sum's last bit may decide between two
+     * codes, a hundredth of an element's moment apart */
+    static const struct layout_limits bits8 = {1e-5, 1e-5, 1e-3, 1e-3};
     if (strstr(row->training, "dtype=bf16")) return bf16;
+    if (strstr(row->training, "adamw8bit")) return bits8;
     const struct layout_limits *limits = &fp32;
     for (int first = 0; first < LAYOUT_STEPS; first = legs++->end) {
         if (strstr(legs->layout, "cp=")) return parts;

@@ -35,4 +35,7 @@ const struct layout_model layout_models[] = {
     {"deep8_tied", QWEN3 NEAR TIED SHAPE(101, 32, 76, 8, 8, 8), 0.01f},
     {"wide8", LLAMA NEAR UNTIED SHAPE(101, 32, 288, 8, 8, 32), 0.01f},
     {"wide8_tied", QWEN3 NEAR TIED SHAPE(101, 32, 288, 8, 8, 32), 0.01f},
+    /* matrices of 4096 elements and more in tiles of 16, and a head that tp 2 cuts inside one */
+    {"tiles", LLAMA FAR UNTIED SHAPE(96, 64, 144, 3, 4, 16), 0.05f},
+    {"tiles_odd", LLAMA FAR UNTIED SHAPE(101, 64, 144, 1, 4, 16), 0.05f},
     {NULL, NULL, 0.0f}};

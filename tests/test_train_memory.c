@@ -153,6 +153,25 @@ static void test_full_training_takes_what_is_planned(void **state) {
     setup_close(&setup);
 }
 
+/* The state lies in a file, of which no more than what is updated is in memory. */
+static void test_state_in_a_file_takes_no_memory(void **state) {
+    (void)state;
+    skip_under_sanitizers();
+    struct setup setup;
+    struct trainer_memory memory;
+    char model[512], train[768];
+    setup_open(&setup, 8);
+    snprintf(model, sizeof model, "config: %s/config.json, dtype: bf16", setup.folder.path);
+    snprintf(train, sizeof train, "1, mode: full, offload: optimizer, offload_path: %s",
+             setup.folder.path);
+    setup_configure(&setup, model, train);
+    plan_mib(&setup, 1, &memory);
+    assert_true(memory.offloaded > trainer_memory_total(&memory));
+    assert_int_equal(memory.optimizer, 2 * 3 * OPTIMIZER_STAGED * sizeof(float));
+    check_peak(&setup, 1, "state in a file");
+    setup_close(&setup);
+}
+
 /* What two ranks share, neither has whole at any time. */
 static void test_shares_take_what_is_planned(void **state) {
     (void)state;
@@ -415,6 +434,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_plan_is_what_is_allocated),
         cmocka_unit_test(test_shares_are_planned),
         cmocka_unit_test(test_full_training_takes_what_is_planned),
+        cmocka_unit_test(test_state_in_a_file_takes_no_memory),
         cmocka_unit_test(test_shares_take_what_is_planned),
         cmocka_unit_test(test_two_ranks_take_what_is_planned),
         cmocka_unit_test(test_gigabytes_are_planned),

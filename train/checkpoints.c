@@ -22,7 +22,7 @@ void checkpoints_slabs_free(struct slabs *slabs) {
 
 /* A slab a rectangle of the slot. */
 static void push_slabs(struct slabs *slabs, const char *name, const struct optimizer_slot *slot,
-                       float *values) {
+                       const struct optimizer_values *values) {
     const struct param_slice *slice = &slot->param->slice;
     struct weight_part parts[WEIGHT_PARTS];
     struct weight views[WEIGHT_PARTS];
@@ -40,7 +40,7 @@ static void push_slabs(struct slabs *slabs, const char *name, const struct optim
 /* Values of a slot under the name PREFIX/TENSOR. */
 struct part {
     char prefix[40];
-    float *values;
+    struct optimizer_values values;
     bool mine; /* no other replica has them, or would write them */
 };
 
@@ -53,18 +53,17 @@ static int list_parts(const struct trainer *t, int i, struct part parts[PARTS]) 
     int count = 0;
     char own[24] = "";
     if (alone) {
-        parts[count++] = (struct part){"weights", outer->anchors[i], false};
-        parts[count++] = (struct part){"outer_momentum", outer->momenta[i], false};
+        enum layout fp32 = slot->param->grad.layout;
+        parts[count++] = (struct part){"weights", {fp32, outer->anchors[i]}, false};
+        parts[count++] = (struct part){"outer_momentum", {fp32, outer->momenta[i]}, false};
         snprintf(own, sizeof own, "replica-%04d/", t->place.at[MESH_DP]);
     }
-    const struct {
-        const char *name;
-        float *values;
-    } state[] = {{"weights", slot->master}, {"adam_m", slot->m}, {"adam_v", slot->v}};
-    for (int k = 0; k < 3; k++, count++) {
+    static const char *const names[OPTIMIZER_KINDS] = {
+        [OPTIMIZER_MASTER] = "weights", [OPTIMIZER_M] = "adam_m", [OPTIMIZER_V] = "adam_v"};
+    for (int kind = 0; kind < OPTIMIZER_KINDS; kind++, count++) {
         bool mine = alone ? t->place.at[MESH_CP] == 0 : t->dp.shares > 1;
-        parts[count] = (struct part){"", state[k].values, mine};
-        snprintf(parts[count].prefix, sizeof parts[count].prefix, "%s%s", own, state[k].name);
+        parts[count] = (struct part){"", optimizer_values(slot, kind), mine};
+        snprintf(parts[count].prefix, sizeof parts[count].prefix, "%s%s", own, names[kind]);
     }
     return count;
 }
@@ -88,7 +87,7 @@ enum status checkpoints_slabs(const struct trainer *t, bool to_write, struct sla
             if (to_write && !parts[k].mine && t->comms.replicas.rank != 0) continue;
             snprintf(name, CHECKPOINT_NAME_BYTES, "%.39s/%.200s", parts[k].prefix,
                      slot->param->name);
-            push_slabs(slabs, name, slot, parts[k].values);
+            push_slabs(slabs, name, slot, &parts[k].values);
         }
     }
     return STATUS_OK;

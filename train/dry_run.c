@@ -5,7 +5,8 @@
 
 #include <stdio.h>
 
-static void print_memory(const struct trainer_memory *m) {
+/* `path`: train.offload_path */
+static void print_memory(const struct trainer_memory *m, const char *path) {
     const struct {
         const char *name;
         size_t bytes;
@@ -17,6 +18,9 @@ static void print_memory(const struct trainer_memory *m) {
     printf("%-12s %16s %12s\n", "arena", "bytes a rank", "MiB");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         printf("%-12s %16zu %12.1f\n", rows[i].name, rows[i].bytes, to_mib(rows[i].bytes));
+    if (m->offloaded)
+        printf("%-12s %16zu %12.1f  not in the total: %s\n", "offloaded", m->offloaded,
+               to_mib(m->offloaded), *path ? path : "the host's memory");
 }
 
 static void print_data(const struct run_options *options, const struct trainer_data *data) {
@@ -40,7 +44,7 @@ static enum status print_plan(const struct run_options *options, int ranks) {
     struct trainer_memory memory = {0};
     struct trainer_data data = {0};
     TRY(trainer_plan(options, ranks, &memory));
-    print_memory(&memory);
+    print_memory(&memory, options->train.offload_path);
     TRY(trainer_plan_data(options, &data));
     print_data(options, &data);
     return STATUS_OK;

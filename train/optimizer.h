@@ -1,5 +1,17 @@
 /* AdamW over a list of parameters, with fp32 master weights where the layers compute in bf16. Under
- * ZeRO a rank keeps state for, and updates, its shares alone (parallel/data_parallel.h). */
+ * ZeRO a rank keeps state for, and updates, its shares alone (parallel/data_parallel.h).
+ *
+ * Moments may be in 8 bits (kernels/moment8.h), of matrices of at least OPTIMIZER_LEAST_8 elements
+ * and columns that are a multiple of 16; as in the paper small tensors, norms, biases and the token
+ * embedding, whose gradients are of few rows, keep fp32 ones. Blocks are tiles of 16 x 16 of the
+ * whole matrix, which neither shares nor slices cut, so what they come to depends on no layout.
+ *
+ * State may lie on the host. Then an update takes it through two buffers on the device by turns:
+ *
+ *     host      m, v, master of everything
+ *                 | run i + 1 comes      ^ run i goes
+ *     device    buffer 1              buffer 0: updated              of OPTIMIZER_STAGED elements
+ */
 #ifndef STRATA_TRAIN_OPTIMIZER_H
 #define STRATA_TRAIN_OPTIMIZER_H
 
@@ -7,13 +19,16 @@
 #include "parallel/data_parallel.h"
 #include "parallel/sharded_weights.h"
 
-/* State of my piece of one parameter: fp32, a run of elements in the order of its gradient. */
+enum { OPTIMIZER_LEAST_8 = 4096, OPTIMIZER_STAGED = 1 << 20 };
+
+/* State of my piece of one parameter: a run of elements in the order of its gradient. */
 struct optimizer_slot {
     struct param *param;
     struct dp_piece piece; /* not empty */
     void *home;            /* the piece of a sharded weight; NULL: the weight is whole */
-    float *m, *v;
-    float *master; /* the weights themselves where those are fp32 */
+    float *m, *v;          /* NULL where they are in 8 bits */
+    struct moment8 *m8, *v8;
+    float *master; /* fp32; the weights themselves where those are */
 };
 
 struct optimizer {
@@ -21,13 +36,27 @@ struct optimizer {
     struct sharded_weights *sharded;
     int count;
     struct optimizer_slot *slots; /* in the order of the parameters */
+    struct arena *host;           /* where the state lies; NULL: where all else does */
+    int64_t staged;               /* elements of a buffer */
+    struct optimizer_buffer {
+        void *m, *v;
+        float *master;
+    } buffers[2];
 };
 
-/* Lays out state for my pieces of the parameters that `dp` was planned for, in `arena`, which may
- * be counting; zero at first, masters are copied by optimizer_start. dp and sharded are borrowed.
- */
-enum status optimizer_plan(struct optimizer *optimizer, struct dp *dp,
-                           struct sharded_weights *sharded, struct param *const *params, int count,
+struct optimizer_options {
+    struct dp *dp; /* planned for the parameters; borrowed, as sharded and host */
+    struct sharded_weights *sharded;
+    struct param *const *params;
+    int count;
+    bool moments8;
+    struct arena *host; /* takes the state, and may be counting; NULL: `arena` does */
+};
+
+/* Lays out state for my pieces of the parameters, or buffers for it, in `arena`, which may be
+ * counting; zero at first, masters are copied by optimizer_start. All ranks that share take the
+ * same bytes. STATUS_CONFIG when tensor parallelism cuts a block of 8-bit moments. */
+enum status optimizer_plan(struct optimizer *optimizer, const struct optimizer_options *options,
                            struct arena *arena);
 void optimizer_free(struct optimizer *optimizer); /* may be called twice, and on zeroes */
 
@@ -35,7 +64,8 @@ void optimizer_free(struct optimizer *optimizer); /* may be called twice, and on
 void optimizer_start(const struct optimizer *optimizer, struct stream *stream);
 
 /* Rounds the masters into the weights of every rank: after a checkpoint was read into them, or an
- * update. Under ZeRO uses the gradients' memory, and is collective over dp->comm. */
+ * update. Under ZeRO, and with state on the host, uses the gradients' memory; under ZeRO it is
+ * collective over dp->comm. */
 void optimizer_refresh(const struct optimizer *optimizer, struct stream *stream);
 
 /* Sum of squares over all gradients of this stage, each element of a tensor once, whichever of the
@@ -52,9 +82,17 @@ struct optimizer_step {
 void optimizer_update(const struct optimizer *optimizer, const struct exec *exec,
                       const struct optimizer_step *step);
 
-/* The rectangles of the parameter that a slot is, as views of its fp32 values (master, m or v);
- * returns how many. parts[i] says where in the parameter views[i] lies. */
-int optimizer_views(const struct optimizer_slot *slot, float *values,
+/* Values of a slot, a run in the order of the gradient: fp32, or moments in 8 bits. */
+struct optimizer_values {
+    enum layout layout;
+    void *data;
+};
+enum { OPTIMIZER_MASTER, OPTIMIZER_M, OPTIMIZER_V, OPTIMIZER_KINDS };
+struct optimizer_values optimizer_values(const struct optimizer_slot *slot, int kind);
+
+/* The rectangles of the parameter that a slot is, as views of its values; returns how many.
+ * parts[i] says where in the parameter views[i] lies. */
+int optimizer_views(const struct optimizer_slot *slot, const struct optimizer_values *values,
                     struct weight_part parts[WEIGHT_PARTS], struct weight views[WEIGHT_PARTS]);
 
 #endif

@@ -12,6 +12,8 @@ static const char *const weights_words[] = {"auto", "fp32", "bf16", "nf4", "stor
 static const char *const mode_words[] = {"full", "lora", NULL};
 static const char *const schedule_words[] = {"cosine", "wsd", "linear", "constant", NULL};
 static const char *const recompute_words[] = {"none", "selective", "full", NULL};
+static const char *const optimizer_words[] = {"adamw", "adamw8bit", NULL};
+static const char *const offload_words[] = {"none", "optimizer", NULL};
 static const char *const nonfinite_words[] = {"stop", "skip", NULL};
 static const char *const backend_words[] = {"auto", "mpi", "nccl", NULL};
 static const char *const resume_words[] = {"auto", "never", NULL};
@@ -57,6 +59,13 @@ static const struct config_row train_rows[] = {
      .help = "steps of linear warm-up"},
     {"decay_fraction", CONFIG_DOUBLE, FIELD(train_options, decay_fraction), "0.2", .low = 0,
      .high = 1, .help = "wsd: the last part of the run, in which the rate falls"},
+    {"optimizer", CONFIG_ENUM, FIELD(train_options, optimizer), "adamw", .words = optimizer_words,
+     .help = "adamw, or adamw8bit: moments of large matrices in 8 bits, a quarter of the memory"},
+    {"offload", CONFIG_ENUM, FIELD(train_options, offload), "none", .words = offload_words,
+     .help =
+         "optimizer: its state lies in the host's memory, and passes through two small buffers"},
+    {"offload_path", CONFIG_STRING, FIELD(train_options, offload_path), "",
+     .help = "with train.offload: a directory; the state lies in a file there, not in memory"},
     {"beta1", CONFIG_DOUBLE, FIELD(train_options, beta1), "0.9", .low = 0, .high = 0.99999,
      .help = "AdamW"},
     {"beta2", CONFIG_DOUBLE, FIELD(train_options, beta2), "0.95", .low = 0, .high = 0.999999,
@@ -208,6 +217,18 @@ static enum status check_rewind(const struct train_options *train) {
                        (long long)train->rewind_after);
 }
 
+static enum status check_offload(const struct run_options *options) {
+    bool offloads = options->train.offload != OFFLOAD_NONE;
+    if (*options->train.offload_path && !offloads)
+        return status_fail(STATUS_CONFIG, "train.offload_path needs train.offload optimizer");
+    if (offloads && options->parallel.sync_every > 1)
+        return status_fail(STATUS_CONFIG,
+                           "parallel.sync_every %lld needs train.offload none: replicas that train "
+                           "alone sum the state itself",
+                           (long long)options->parallel.sync_every);
+    return STATUS_OK;
+}
+
 enum status run_options_check(const struct run_options *options) {
     const struct train_options *train = &options->train;
     bool has_path = *options->model.path, has_config = *options->model.config;
@@ -240,6 +261,7 @@ enum status run_options_check(const struct run_options *options) {
             STATUS_CONFIG,
             "parallel.schedule zb-h1 keeps activations for gradients of weights that "
             "come later: train.recompute must be none or selective");
+    TRY(check_offload(options));
     if (options->parallel.sync_every > 1 && options->parallel.zero > 0)
         return status_fail(STATUS_CONFIG,
                            "parallel.sync_every %lld needs parallel.zero 0: replicas that train "

@@ -21,13 +21,16 @@ enum option_weights { WEIGHTS_AUTO, WEIGHTS_FP32, WEIGHTS_BF16, WEIGHTS_NF4, WEI
 
 enum train_mode { TRAIN_FULL, TRAIN_LORA };
 enum train_schedule { SCHEDULE_COSINE, SCHEDULE_WSD, SCHEDULE_LINEAR, SCHEDULE_CONSTANT };
+enum train_optimizer { OPTIMIZER_ADAMW, OPTIMIZER_ADAMW8 };
+enum train_offload { OFFLOAD_NONE, OFFLOAD_OPTIMIZER };
 enum train_recompute { RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, RECOMPUTE_FULL };
 enum train_nonfinite { NONFINITE_STOP, NONFINITE_SKIP };
 enum train_resume { RESUME_AUTO, RESUME_NEVER };
 
 struct train_options {
     char *out; /* the run's directory */
-    int mode, schedule, recompute, resume;
+    int mode, schedule, recompute, resume, optimizer, offload;
+    char *offload_path; /* "": in memory */
     int64_t steps;
     double epochs; /* used when steps is 0 */
     int64_t global_batch, micro_batch;

@@ -50,6 +50,7 @@ static enum status begin(struct trainer *t, bool best, bool copy, const char *co
                                                .snapshot = copy ? t->saves.snapshot.base : NULL};
     enum status status = checkpoint_begin(&t->saves.saving, world, &request);
     checkpoints_slabs_free(&slabs);
+    arena_rest(&t->offloaded);
     return status;
 }
 
@@ -57,6 +58,7 @@ static enum status finish(struct trainer *t) {
     struct checkpoint_report report;
     double start = clock_seconds();
     TRY(checkpoint_finish(&t->saves.saving, &report));
+    arena_rest(&t->offloaded);
     t->saves.blocked += clock_seconds() - start;
     log_line(LOG_INFO, "event=checkpoint step=%lld mib=%.1f blocked=%.3fs written=%.3fs",
              (long long)report.step, to_mib((size_t)report.bytes), t->saves.blocked,

@@ -71,6 +71,7 @@ enum status stages_shard(const struct run_options *options, const struct mesh *m
     *shard = shard_whole(config);
     shard->tp_rank = place->at[MESH_TP];
     shard->tp_size = mesh->size[MESH_TP];
+    if (options->train.optimizer == OPTIMIZER_ADAMW8) shard->ffn_unit = MOMENT8_TILE;
     if (stages == 1) return STATUS_OK;
     int *first = calloc((size_t)parts + 1, sizeof *first);
     if (!first) return status_fail(STATUS_MEMORY, "no memory to split %d layers", config->layers);

@@ -81,7 +81,8 @@ static enum status check_host(struct parallel *parallel, double bytes) {
             STATUS_MEMORY,
             "the run needs %.1f MiB on this host (ranks: %d, this one %.1f MiB), where %.1f "
             "MiB are available: lower train.micro_batch or data.sequence_length, set "
-            "train.recompute to selective or full, or train a smaller model",
+            "train.recompute to selective or full, train.optimizer to adamw8bit, or train a smaller "
+            "model",
             together / (1 << 20), parallel->node_size, bytes / (1 << 20), to_mib(available));
     return parallel_agree(&parallel->world, status);
 }
@@ -94,6 +95,7 @@ static enum status check_memory(struct trainer *t) {
     TRY(parallel_agree(&parallel->world, trainer_plan_rank(t->options, parallel->world.rank,
                                                            parallel->world.size, &memory)));
     double bytes = (double)trainer_memory_total(&memory);
+    if (!*t->options->train.offload_path) bytes += (double)memory.offloaded;
     t->saves.behind = saves_want_snapshot(t->options);
     enum status status = check_host(parallel, bytes);
     if (status != STATUS_MEMORY || !t->saves.behind) return status;
@@ -139,6 +141,7 @@ void trainer_close(struct trainer *t) {
     workspace_close(&t->ws);
     arena_free(&t->gradients);
     arena_free(&t->optimizer_state);
+    arena_free(&t->offloaded);
     arena_free(&t->batches);
     loader_close(t->train);
     loader_close(t->validation);

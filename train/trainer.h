@@ -27,6 +27,7 @@
  * allocates. A process has its code, its libraries' buffers and the loader's tables besides. */
 struct trainer_memory {
     size_t weights, adapter, gradients, optimizer, activations, scratch, batches, snapshot;
+    size_t offloaded; /* optimizer state in the host's memory, or in a file of train.offload_path */
 };
 
 struct trainer {
@@ -54,6 +55,7 @@ struct trainer {
     struct workspace ws;
     struct exec_watch watch;
     struct arena gradients, optimizer_state, batches;
+    struct arena offloaded;   /* optimizer state, with train.offload */
     struct model *parts;      /* (chunks) those of the model that a microbatch goes through */
     struct pipeline pipeline; /* how it does; one stage is a pipeline too */
 
@@ -142,7 +144,7 @@ struct trainer_data {
  * and of an adapter to start from only names and shapes. */
 enum status trainer_plan_data(const struct run_options *options, struct trainer_data *data);
 
-/* The sum; SIZE_MAX stands for all that is more. */
+/* The sum of what lies on the device; SIZE_MAX stands for all that is more. */
 size_t trainer_memory_total(const struct trainer_memory *memory);
 
 #endif

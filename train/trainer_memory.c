@@ -78,15 +78,23 @@ static enum status push_gradients(struct trainer *t, struct arena *arena) {
                                 t->model.config.layers, trainer_splits_sequence(t), arena);
 }
 
-static enum status push_optimizer(struct trainer *t, struct arena *arena) {
+static enum status push_optimizer(struct trainer *t, struct arena *arena, struct arena *host) {
+    const struct train_options *o = &t->options->train;
+    const struct optimizer_options options = {.dp = &t->dp,
+                                              .sharded = &t->sharded,
+                                              .params = t->params,
+                                              .count = t->param_count,
+                                              .moments8 = o->optimizer == OPTIMIZER_ADAMW8,
+                                              .host =
+                                                  o->offload == OFFLOAD_OPTIMIZER ? host : NULL};
     optimizer_free(&t->optimizer);
     outer_free(&t->outer);
-    TRY(optimizer_plan(&t->optimizer, &t->dp, &t->sharded, t->params, t->param_count, arena));
+    TRY(optimizer_plan(&t->optimizer, &options, arena));
     return trainer_steps_alone(t) ? outer_plan(&t->outer, &t->optimizer, arena) : STATUS_OK;
 }
 
 enum status trainer_count_arenas(struct trainer *t, struct trainer_memory *memory) {
-    struct arena counted;
+    struct arena counted, host;
     arena_count(&counted, "batches");
     TRY(push_batches(t, &counted));
     memory->batches = counted.peak;
@@ -94,9 +102,11 @@ enum status trainer_count_arenas(struct trainer *t, struct trainer_memory *memor
     TRY(push_gradients(t, &counted));
     memory->gradients = counted.peak;
     arena_count(&counted, "optimizer");
-    TRY(push_optimizer(t, &counted));
+    arena_count(&host, "offloaded");
+    TRY(push_optimizer(t, &counted, &host));
     memory->optimizer = counted.peak;
     memory->snapshot = saves_snapshot_bytes(t);
+    memory->offloaded = host.peak;
     return STATUS_OK;
 }
 
@@ -132,6 +142,12 @@ static enum status open_snapshot(struct trainer *t, size_t bytes) {
     return STATUS_OK;
 }
 
+static enum status open_offloaded(struct trainer *t, size_t bytes) {
+    const char *path = t->options->train.offload_path;
+    return *path ? arena_map(&t->offloaded, "train.offload_path", bytes, path)
+                 : arena_create(&t->offloaded, "offloaded", bytes);
+}
+
 enum status trainer_open_memory(struct trainer *t) {
     struct trainer_memory bytes;
     struct workspace_parts parts;
@@ -147,7 +163,8 @@ enum status trainer_open_memory(struct trainer *t) {
     TRY(arena_create(&t->gradients, "gradients", bytes.gradients));
     TRY(push_gradients(t, &t->gradients));
     TRY(arena_create(&t->optimizer_state, "optimizer", bytes.optimizer));
-    TRY(push_optimizer(t, &t->optimizer_state));
+    TRY(open_offloaded(t, bytes.offloaded));
+    TRY(push_optimizer(t, &t->optimizer_state, &t->offloaded));
     TRY(open_snapshot(t, bytes.snapshot));
     optimizer_start(&t->optimizer, t->ws.exec.stream);
     if (trainer_steps_alone(t)) outer_start(&t->outer);
@@ -173,5 +190,6 @@ struct trainer_memory trainer_memory(const struct trainer *t) {
                                    .scratch = t->ws.scratch.capacity +
                                               trainer_sums_bytes(t, t->gradients.used),
                                    .batches = t->batches.used,
-                                   .snapshot = t->saves.snapshot.capacity};
+                                   .snapshot = t->saves.snapshot.capacity,
+                                   .offloaded = t->offloaded.used};
 }

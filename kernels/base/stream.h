@@ -6,6 +6,7 @@
 
 #include "kernels/base/status.h"
 #include "kernels/base/where.h"
+#include <stddef.h>
 
 struct stream {
     int threads;           /* CPU threads an op may use; at least 1 */
@@ -28,6 +29,10 @@ void stream_open_cpu(struct stream *stream, int threads);
 /* Records a failure of `op` unless one is recorded already. */
 void stream_fail(struct stream *stream, enum status status, const char *op, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
+
+/* to = from (bytes), in the stream's order, either of them in the host's memory or the device's: on
+ * a CPU they are one, and this is memcpy. */
+void stream_copy(struct stream *stream, void *to, const void *from, size_t bytes);
 
 /* Waits for all ops, then reports and clears the first failure. */
 enum status stream_check(struct stream *stream);
