@@ -165,10 +165,13 @@ static void test_state_in_a_file_takes_no_memory(void **state) {
     snprintf(train, sizeof train, "1, mode: full, offload: optimizer, offload_path: %s",
              setup.folder.path);
     setup_configure(&setup, model, train);
-    plan_mib(&setup, 1, &memory);
-    assert_true(memory.offloaded > trainer_memory_total(&memory));
+    double planned = plan_mib(&setup, 1, &memory), peak = trained_mib(&setup, 1);
+    double apart = (double)memory.offloaded / (1 << 20);
+    print_message("state in a file: %.1f MiB apart; planned %.1f MiB, peak resident set %.1f MiB\n",
+                  apart, planned, peak);
     assert_int_equal(memory.optimizer, 2 * 3 * OPTIMIZER_STAGED * sizeof(float));
-    check_peak(&setup, 1, "state in a file");
+    assert_true(apart > 300.0);
+    assert_true(peak - planned < 60.0); /* the process besides its arenas, and a tensor's masters */
     setup_close(&setup);
 }
 

@@ -178,6 +178,11 @@ static struct weight home_view(const struct optimizer_slot *slot) {
                            slot->home};
 }
 
+/* Of state in a file no more than a slot's need be in memory. */
+static void rest(const struct optimizer *optimizer) {
+    if (optimizer->host) arena_rest(optimizer->host);
+}
+
 /* A piece may end within what bf16 keeps together, so the whole is widened, into the gradient. */
 void optimizer_start(const struct optimizer *optimizer, struct stream *stream) {
     for (int i = 0; i < optimizer->count; i++) {
@@ -187,18 +192,21 @@ void optimizer_start(const struct optimizer *optimizer, struct stream *stream) {
             const struct weight home = home_view(slot);
             weight_widen(stream, slot->piece.grad, &home);
             stream_copy(stream, slot->master, slot->piece.grad, piece_bytes(slot));
+            rest(optimizer);
             continue;
         }
         weight_widen(stream, slot->param->grad.data, &slot->param->w);
         stream_copy(stream, slot->master, slot->piece.staged, piece_bytes(slot));
+        rest(optimizer);
     }
 }
 
 static void gather_bucket(const struct optimizer *optimizer, struct stream *stream, int bucket) {
     for (int i = 0; i < optimizer->count; i++) {
         const struct optimizer_slot *slot = &optimizer->slots[i];
-        if (slot->piece.bucket == bucket)
-            stream_copy(stream, slot->piece.staged, slot->master, piece_bytes(slot));
+        if (slot->piece.bucket != bucket) continue;
+        stream_copy(stream, slot->piece.staged, slot->master, piece_bytes(slot));
+        rest(optimizer);
     }
     dp_gather(optimizer->dp, bucket);
 }
@@ -208,6 +216,7 @@ static const float *masters_here(const struct optimizer *optimizer, struct strea
                                  const struct optimizer_slot *slot) {
     if (!optimizer->host) return slot->master;
     stream_copy(stream, slot->piece.grad, slot->master, piece_bytes(slot));
+    rest(optimizer);
     return slot->piece.grad;
 }
 
@@ -323,7 +332,7 @@ static void update_through_buffers(const struct optimizer *optimizer, const stru
         if (in_place(run.slot->param)) here.master = there.master;
         update_run(exec, &run, &here, step);
         copy_state(exec->stream, &run, &there, &here);
-        arena_rest(optimizer->host);
+        rest(optimizer);
         run = next;
     }
 }
