@@ -28,11 +28,12 @@ static void write_rectangle(FILE *file, const struct record *record, const struc
     free(values);
 }
 
-static void write_slot(FILE *file, const struct optimizer_slot *slot, float *from, double scale) {
+static void write_slot(FILE *file, const struct optimizer_slot *slot, int kind, double scale) {
+    const struct optimizer_values from = optimizer_values(slot, kind);
     struct weight_part parts[WEIGHT_PARTS];
     struct weight views[WEIGHT_PARTS];
     const struct param_slice *slice = &slot->param->slice;
-    int count = optimizer_views(slot, from, parts, views);
+    int count = optimizer_views(slot, &from, parts, views);
     for (int i = 0; i < count; i++) {
         struct record record = {.rows = slice->rows,
                                 .cols = slice->cols,
@@ -55,10 +56,8 @@ void layout_write_state(const struct layout_run *run, bool gradients, double nor
     state_path(path, o->out, gradients, run->trainer.parallel->world.rank);
     FILE *file = fopen(path, "wb");
     assert_non_null(file);
-    for (int i = 0; i < optimizer->count; i++) {
-        const struct optimizer_slot *slot = &optimizer->slots[i];
-        write_slot(file, slot, gradients ? slot->m : slot->master, scale);
-    }
+    for (int i = 0; i < optimizer->count; i++)
+        write_slot(file, &optimizer->slots[i], gradients ? OPTIMIZER_M : OPTIMIZER_MASTER, scale);
     assert_int_equal(fclose(file), 0);
 }
 
