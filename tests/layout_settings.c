@@ -3,7 +3,7 @@
 static const struct covering_axis axes[LAYOUT_AXES] = {
     [AXIS_PP] = {"pp", {"1", "2", "4", "8"}},
     [AXIS_TP] = {"tp", {"1", "2", "4", "8"}},
-    [AXIS_CP] = {"cp", {"1"}},
+    [AXIS_CP] = {"cp", {"1", "2", "4"}},
     [AXIS_DP] = {"dp", {"1", "2", "4", "8"}},
     [AXIS_ZERO] = {"zero", {"0", "1", "2", "3"}},
     [AXIS_SCHEDULE] = {"schedule", {"-", "gpipe", "1f1b", "interleaved", "zb-h1"}},
@@ -12,7 +12,7 @@ static const struct covering_axis axes[LAYOUT_AXES] = {
     [AXIS_MICRO] = {"micro", {"all", "2", "1"}},
     [AXIS_PACKING] = {"packing", {"off", "whole", "split"}},
     [AXIS_TIED] = {"tied", {"no", "yes"}},
-    [AXIS_RECOMPUTE] = {"recompute", {"none", "full"}},
+    [AXIS_RECOMPUTE] = {"recompute", {"none", "selective", "full"}},
     [AXIS_ORDER] = {"order", {"tp-cp-dp-pp", "dp-tp-cp-pp", "pp-cp-tp-dp"}},
 };
 
@@ -20,7 +20,7 @@ static const struct covering_axis axes[LAYOUT_AXES] = {
 static const char *const words[LAYOUT_AXES][COVERING_VALUES] = {
     [AXIS_PP] = {"pp=1", "pp=2", "pp=4", "pp=8"},
     [AXIS_TP] = {"tp=1", "tp=2", "tp=4", "tp=8"},
-    [AXIS_CP] = {"cp=1"},
+    [AXIS_CP] = {"cp=1", "cp=2", "cp=4"},
     [AXIS_DP] = {"dp=1", "dp=2", "dp=4", "dp=8"},
     [AXIS_ZERO] = {"zero=0", "zero=1", "zero=2", "zero=3"},
     [AXIS_SCHEDULE] = {"", "schedule=gpipe", "schedule=1f1b", "schedule=interleaved chunks=2",
@@ -31,7 +31,7 @@ static const char *const words[LAYOUT_AXES][COVERING_VALUES] = {
     [AXIS_MICRO] = {"", "micro_batch=2", "micro_batch=1"},
     [AXIS_PACKING] = {"data.packing=off", "data.packing=whole", "data.packing=split"},
     [AXIS_TIED] = {"", ""},
-    [AXIS_RECOMPUTE] = {"recompute=none", "recompute=full"},
+    [AXIS_RECOMPUTE] = {"recompute=none", "recompute=selective", "recompute=full"},
     [AXIS_ORDER] = {"order=tp-cp-dp-pp", "order=dp-tp-cp-pp", "order=pp-cp-tp-dp"},
 };
 
