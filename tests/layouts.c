@@ -144,6 +144,11 @@ static int take_words(char *arguments[MOST_WORDS], int count, const char *words,
     return count;
 }
 
+int layout_steps(const struct layout_case *row) {
+    const char *word = strstr(row->training, "steps=");
+    return word ? atoi(word + strlen("steps=")) : LAYOUT_STEPS;
+}
+
 /* eps is large: Adam makes a step of any gradient above it, also of the rounding that is left where
  * a gradient is 0. */
 void layout_parse(struct layout_run *run, const struct layout_site *site, const char *name,
@@ -238,7 +243,7 @@ static void train_steps(const struct layout_site *site, const char *name,
                         const struct layout_case *row, const struct layout_leg *leg,
                         struct parallel *parallel, int first, struct layout_figures *figures) {
     static struct layout_run run;
-    bool last = leg->end == LAYOUT_STEPS;
+    bool last = leg->end == layout_steps(row);
     layout_open(&run, site, name, row, leg->layout, parallel);
     check_plan(&run);
     assert_int_equal(run.trainer.step, first);
@@ -264,7 +269,8 @@ void layout_train(const struct layout_site *site, const char *name, const struct
     struct parallel *job = site->job;
     struct layout_figures figures = {0};
     char folder[400];
-    for (int first = 0; first < LAYOUT_STEPS; first = legs++->end) {
+    assert_true(layout_steps(row) <= LAYOUT_MOST_STEPS);
+    for (int first = 0; first < layout_steps(row); first = legs++->end) {
         struct parallel part = *job;
         bool out = job->world.rank >= legs->ranks;
         assert_ok(comm_mpi_open_split(&part.world, &job->world, "part", out, job->world.rank));

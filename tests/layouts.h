@@ -10,7 +10,13 @@
 
 #include "train/trainer.h"
 
-enum { LAYOUT_STEPS = 10, LAYOUT_VOCABULARY = 96, LAYOUT_LEGS = 4, LAYOUT_NAME_BYTES = 200 };
+enum {
+    LAYOUT_STEPS = 10, /* of a run whose words name no steps */
+    LAYOUT_MOST_STEPS = 20,
+    LAYOUT_VOCABULARY = 96,
+    LAYOUT_LEGS = 4,
+    LAYOUT_NAME_BYTES = 200
+};
 
 /* Starts and ends the job of a test's main; what layout_finish returns is main's. */
 void layout_start(struct parallel *job, int *argc, char ***argv);
@@ -38,6 +44,9 @@ struct layout_model {
 };
 extern const struct layout_model layout_models[];
 
+/* The steps of its run. */
+int layout_steps(const struct layout_case *row);
+
 /* A folder with token files and the models that all ranks of a job see. */
 struct layout_site {
     struct parallel *job;
@@ -63,7 +72,8 @@ void layout_close(struct layout_run *run);
 
 /* What a run came to. */
 struct layout_figures {
-    double losses[LAYOUT_STEPS], norms[LAYOUT_STEPS], validation;
+    double losses[LAYOUT_MOST_STEPS], norms[LAYOUT_MOST_STEPS]; /* 0 beyond the last */
+    double validation;
 };
 struct layout_result {
     struct layout_figures figures;
@@ -90,7 +100,7 @@ struct layout_leg {
     const char *layout;
 };
 
-/* Trains a run by legs up to the one that ends at LAYOUT_STEPS, for layout_read. A leg's last step
+/* Trains a run by legs up to the one that ends at layout_steps, for layout_read. A leg's last step
  * leaves a checkpoint, unless it is the run's and nothing is exported. What several ranks hold must
  * be the same on all of them, and the memory what was planned. Collective over the site's job. */
 void layout_train(const struct layout_site *site, const char *name, const struct layout_case *row,

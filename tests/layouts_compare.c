@@ -14,7 +14,7 @@ static struct layout_limits limits_of(const struct layout_case *row,
     if (strstr(row->training, "dtype=bf16")) return bf16;
     if (strstr(row->training, "adamw8bit")) return bits8;
     const struct layout_limits *limits = &fp32;
-    for (int first = 0; first < LAYOUT_STEPS; first = legs++->end) {
+    for (int first = 0; first < layout_steps(row); first = legs++->end) {
         if (strstr(legs->layout, "cp=")) return parts;
         if (strstr(legs->layout, "tp=")) limits = &cut;
     }
@@ -32,10 +32,10 @@ static double difference(const float *a, const float *b, int64_t count) {
     return sum == 0.0 ? 0.0 : sqrt(sum / norm);
 }
 
-static double figure_difference(const double *a, const double *b) {
+static double figure_difference(const double *a, const double *b, int count) {
     double worst = 0.0;
-    for (int i = 0; i < LAYOUT_STEPS; i++) {
-        double d = fabs(a[i] - b[i]) / fabs(a[i]);
+    for (int i = 0; i < count; i++) {
+        double d = a[i] == b[i] ? 0.0 : fabs(a[i] - b[i]) / fabs(a[i]);
         worst = d > worst || isnan(d) ? d : worst;
     }
     return worst;
@@ -57,9 +57,10 @@ struct layout_differences layout_differences(const struct layout_result *want,
     struct layout_differences found = {.gradient = "none", .weight = "none"};
     struct layout_limits *worst = &found.worst;
     const struct layout_figures *a = &want->figures, *b = &got->figures;
-    worst->losses = fmax(figure_difference(a->losses, b->losses),
-                         fabs(a->validation - b->validation) / a->validation);
-    worst->norms = figure_difference(a->norms, b->norms);
+    double validation = figure_difference(&a->validation, &b->validation, 1);
+    worst->losses = figure_difference(a->losses, b->losses, LAYOUT_MOST_STEPS);
+    if (validation > worst->losses || isnan(validation)) worst->losses = validation;
+    worst->norms = figure_difference(a->norms, b->norms, LAYOUT_MOST_STEPS);
     assert_int_equal(want->count, got->count);
     for (int i = 0; i < want->count; i++) {
         const struct layout_tensor *x = &want->tensors[i], *y = find(got, x->name);
@@ -80,7 +81,7 @@ bool layout_within(const struct layout_limits *worst, const struct layout_limits
 static void print_row(const struct layout_case *row, const struct layout_leg *legs) {
     char text[256];
     int length = snprintf(text, sizeof text, "%s, %s", row->model, row->training);
-    for (int first = 0; first < LAYOUT_STEPS; first = legs++->end)
+    for (int first = 0; first < layout_steps(row); first = legs++->end)
         length += snprintf(text + length, sizeof text - (size_t)length, "%s%d ranks%s%s",
                            first > 0 ? "; then " : ", ", legs->ranks, *legs->layout ? " " : "",
                            legs->layout);
@@ -96,8 +97,9 @@ static void check(const struct layout_site *site, const struct layout_case *row,
     const struct layout_differences found = layout_differences(&want, &got);
     print_row(row, legs);
     print_message("loss %.4f -> %.4f  losses %.1e, norms %.1e, gradients %.1e, weights %.1e\n",
-                  want.figures.losses[0], want.figures.losses[LAYOUT_STEPS - 1], found.worst.losses,
-                  found.worst.norms, found.worst.gradients, found.worst.weights);
+                  want.figures.losses[0], want.figures.losses[layout_steps(row) - 1],
+                  found.worst.losses, found.worst.norms, found.worst.gradients,
+                  found.worst.weights);
     if (!layout_within(&found.worst, &limits))
         fail_msg("most differ a gradient of %s, a weight of %s", found.gradient, found.weight);
     layout_result_free(&want);
@@ -106,7 +108,7 @@ static void check(const struct layout_site *site, const struct layout_case *row,
 
 void layout_compare_legs(const struct layout_site *site, const struct layout_case *row,
                          const struct layout_leg *legs) {
-    static const struct layout_leg alone[] = {{1, LAYOUT_STEPS, ""}};
+    const struct layout_leg alone[] = {{1, layout_steps(row), ""}};
     layout_train(site, "shared", row, legs);
     layout_train(site, "alone", row, alone);
     if (site->job->world.rank == 0) check(site, row, legs);
@@ -119,7 +121,7 @@ void layout_compare_all(struct parallel *job, const struct layout_case *rows, si
     int ranks = job->world.size;
     layout_site_open(&site, job);
     for (size_t i = 0; i < count; i++) {
-        const struct layout_leg legs[] = {{ranks, LAYOUT_STEPS, rows[i].layout}};
+        const struct layout_leg legs[] = {{ranks, layout_steps(&rows[i]), rows[i].layout}};
         if (rows[i].ranks == 0 || rows[i].ranks == ranks)
             layout_compare_legs(&site, &rows[i], legs);
     }

@@ -8,6 +8,8 @@ static struct parallel job; /* cmocka's tests take no arguments */
  * nothing. */
 static const struct layout_case cases[] = {
     {0, "llama", "global_batch=12", ""},
+    {0, "llama", "global_batch=12 steps=20 eps=1e-8", ""},
+    {0, "qwen3", "global_batch=7 micro_batch=2 steps=20 eps=1e-8", ""},
     {0, "llama", "global_batch=12 micro_batch=1", ""},
     {0, "llama", "global_batch=5 micro_batch=1", ""},
     {0, "llama", "global_batch=3", ""},

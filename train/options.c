@@ -94,7 +94,7 @@ static const struct config_row train_rows[] = {
          "activations: keep them; selective makes the feed-forward's gate and up, and normed and "
          "rotated heads, again; full keeps each layer's input alone"},
     {"seed", CONFIG_INT, FIELD(train_options, seed), "1", .low = 0, .high = 1e15,
-     .help = "of weights, order and dropout"},
+     .help = "of weights and dropout"},
     {"log_every", CONFIG_INT, FIELD(train_options, log_every), "1", .low = 1, .high = 1e9,
      .help = "steps between log lines"},
     {"tensorboard", CONFIG_BOOL, FIELD(train_options, tensorboard), "true",
