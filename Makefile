@@ -77,7 +77,7 @@ format-check: ## fail where clang-format would change something
 #
 # Under AddressSanitizer a start of the program takes a second and a step ten times as long: what starts
 # it by the dozen, or compares many layouts, is left to `make soak`.
-ASAN_LATER = ^(train_(eval|scaling|resume|errors|rewind|deterministic|hang|pipeline_np2)|train_.*_np4|parallel_(hang|link))$$
+ASAN_LATER = ^(train_(eval|scaling|resume|errors|rewind|deterministic|hang|kills|plan_command|pipeline_np2|nccl_np2)|train_.*_np[348]|parallel_(hang|link|nccl_np[34]))$$
 asan-build: deps ## what `make asan` runs
 	cmake --preset asan > /dev/null
 	cmake --build build-asan -j $(JOBS)
