@@ -2,14 +2,31 @@
 # Proves the direction of every include arrow, and that only parallel/ includes MPI or NCCL.
 set -u
 bad=0
+sources=(--include='*.c' --include='*.h' --include='*.cu' --include='*.cuh')
+expect_files() { # folder, at least how many of its files the patterns below see
+    local seen
+    seen=$(grep -rlE '' "${sources[@]}" "$1" | wc -l)
+    if [ "$seen" -lt "$2" ]; then
+        printf '%s: %d files seen, not %d or more\n' "$1" "$seen" "$2"
+        bad=1
+    fi
+}
 forbid() { # folder, pattern, what it means
-    local found
-    found=$(grep -rnE "$2" --include='*.c' --include='*.h' --include='*.cu' --include='*.cuh' "$1")
-    if [ -n "$found" ]; then
+    local found code
+    found=$(grep -rnE "$2" "${sources[@]}" "$1")
+    code=$?
+    if [ $code -gt 1 ]; then
+        printf '%s: grep ended with %d, so nothing is known\n' "$1" $code
+        bad=1
+    elif [ $code -eq 0 ]; then
         printf '%s:\n%s\n' "$3" "$found"
         bad=1
     fi
 }
+for folder in kernels core data parallel train serve; do
+    expect_files "$folder" 40
+done
+expect_files main.c 1
 forbid kernels '#include "(core|data|parallel|train|serve)/' 'kernels names something above it'
 forbid core '#include "(data|parallel|train|serve)/' 'core names something above it'
 forbid data '#include "(parallel|train|serve)/' 'data names something above it'

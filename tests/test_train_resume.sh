@@ -43,19 +43,34 @@ steps_done() { # OUT
     grep -c '"kind":"train"' "$1/metrics.jsonl"
 }
 
-# Waits until a process of the run in PID has stopped itself, then kills one of the run's: it is there,
-# and its run can't go on, whatever the clock does meanwhile. Fails where none stops.
-kill_when_stopped() { # PID RANKS
-    local pid=$1 n=$2 process state=
-    until [[ $state = *T* ]]; do
-        kill -0 "$pid" 2>/dev/null || return 1
-        sleep 0.01
-        state=
-        for process in $pid $(pgrep -P "$pid"); do
-            state+=$(sed -n 's/^State:\s*\(.\).*/\1/p' "/proc/$process/status" 2>/dev/null)
+# Waits until a process of the run in PID has stopped itself and prints it: it is there, and its run
+# can't go on, whatever the clock does meanwhile. Fails where none stops.
+stopped_process() { # PID
+    local process
+    while kill -0 "$1" 2>/dev/null; do
+        for process in $1 $(pgrep -P "$1"); do
+            grep -q '^State:\s*T' "/proc/$process/status" 2>/dev/null && echo "$process" && return
         done
+        sleep 0.01
     done
-    kill -9 "$(victim "$pid" "$n")"
+    return 1
+}
+
+kill_when_stopped() { # PID RANKS
+    stopped_process "$1" >/dev/null && kill -9 "$(victim "$1" "$2")"
+}
+
+# Sends the signal NAME to the run in PID once a process of it has stopped itself, and lets that one
+# go on when the signal has come to it; mpirun takes a while to forward one.
+signal_when_stopped() { # PID NAME
+    local process pending bit=$((1 << ($(kill -l "$2") - 1)))
+    process=$(stopped_process "$1") || return 1
+    kill -"$2" "$1"
+    until pending=$(sed -n 's/^ShdPnd:\s*/0x/p' "/proc/$process/status") && ((pending & bit)); do
+        kill -0 "$1" 2>/dev/null || return 1
+        sleep 0.01
+    done
+    kill -CONT "$process"
 }
 
 # Only in a subshell: what it starts runs with tests/interpose_sync.c, which VARIABLE=VALUE tells
@@ -136,19 +151,18 @@ for kind in "${kinds[@]}"; do
     out=$folder/stopped
     rm -rf "$out"
     # shellcheck disable=SC2086
-    run "$n" "$out" $arguments train.steps=$steps 2>"$folder/log" &
+    (interposed STRATA_TEST_STOP_AT=$((RANDOM % 6 + 3)),$((RANDOM % 12 + 1))
+     run "$n" "$out" $arguments) 2>"$folder/log" &
     pid=$!
-    until [ "$(grep -c '"train"' "$out/metrics.jsonl" 2>/dev/null)" -ge 3 ] 2>/dev/null; do
-        kill -0 $pid 2>/dev/null || break
-        sleep 0.01
-    done
-    if [ "$n" -eq 1 ]; then kill -TERM $pid; else kill -USR1 $pid; fi
+    signal=TERM
+    [ "$n" -gt 1 ] && signal=USR1
+    signal_when_stopped $pid $signal || { cat "$folder/log"; fail "over before its $signal: $kind"; }
     wait $pid
     code=$?
-    done_steps=$(grep -c '"train"' "$out/metrics.jsonl")
-    if [ $code -ne 75 ] && [ "$done_steps" -lt $steps ]; then
+    done_steps=$(steps_done "$out")
+    if [ $code -ne 75 ] || [ "$done_steps" -ge $steps ]; then
         cat "$folder/log"
-        fail "stopped: exit code $code, not 75: $kind"
+        fail "stopped: exit code $code, not 75, after $done_steps steps: $kind"
     fi
     # shellcheck disable=SC2086
     (run "$n" "$out" $arguments) 2>"$folder/log" || { cat "$folder/log"; fail "resumed: $kind"; }

@@ -20,6 +20,7 @@ done
 say "2. LoRA fine-tuning on 2 ranks"
 mpirun -n 2 --oversubscribe --bind-to none "$strata" train configs/demo/lora.yaml train.threads=1
 "$strata" plot "$work/run" --out "$work/loss.svg"
+grep -q '<svg' "$work/loss.svg" || { echo "there is no loss plot in $work/loss.svg"; exit 1; }
 
 say "3. Held-out loss before and after (other wordings than those trained on)"
 "$strata" train configs/demo/lora.yaml train.out="$work/before" train.steps=1 train.lr=0 \
@@ -54,6 +55,7 @@ adapter_answer=$(ask facts)
 echo "base:     $base_answer"
 echo "adapter:  $adapter_answer"
 [ -n "$adapter_answer" ] || { echo "the adapter did not answer"; exit 1; }
+[ "$adapter_answer" != "$base_answer" ] || { echo "the adapter answers what the base does"; exit 1; }
 start=$(date +%s.%N)
 tokens=$(curl -sf "http://127.0.0.1:$port/v1/completions" -H 'Content-Type: application/json' \
     -d '{"model": "base", "prompt": "Once upon a time", "max_tokens": 200, "temperature": 0.7, "seed": 1, "ignore_eos": true}' |
