@@ -1,11 +1,9 @@
 /* The handlers of both completion routes: request to prompts to generations. */
 #define _GNU_SOURCE
-#include "kernels/base/clock.h"
 #include "serve/completion.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 /* The prompts of a request, each as token ids. */
 struct prompts {
@@ -79,22 +77,6 @@ static bool check_lengths(const struct server *server, const struct prompts *pro
     return true;
 }
 
-/* What the request leaves open: the model's own sampling defaults, a random seed, and how long an
- * answer may be (16 tokens for text as OpenAI has it, the rest of the context for chat). */
-static void fill_defaults(const struct server *server, struct api_request *request,
-                          size_t longest) {
-    const struct model_config *config = server->config;
-    if (request->temperature < 0.0)
-        request->temperature = config->temperature >= 0.0 ? config->temperature : 1.0;
-    if (request->top_p < 0.0) request->top_p = config->top_p >= 0.0 ? config->top_p : 1.0;
-    if (request->top_k < 0 && config->top_k > 0) request->top_k = config->top_k;
-    if (!request->has_seed && getrandom(&request->seed, sizeof request->seed, 0) < 0)
-        request->seed = (int64_t)(clock_seconds() * 1e9);
-    int64_t room = engine_layout(server->engine)->context + 1 - (int64_t)longest;
-    if (request->max_tokens < 0) request->max_tokens = request->kind == API_CHAT ? room : 16;
-    if (request->max_tokens > room) request->max_tokens = room;
-}
-
 /* The marks of a chat's turns end an answer: those that are one control token by their id, since
  * they have no text, the others as stop strings. Not with ignore_eos, which wants full length. */
 static enum status add_template_stops(const struct server *server,
@@ -128,7 +110,6 @@ static enum status add_generations(struct completion *completion, const struct p
 /* Everything that can be wrong with the request has been looked at: what fails from here on is the
  * server's fault. */
 static enum status start(struct completion *completion, const struct prompts *prompts) {
-    completion->options->max_tokens = (int32_t)completion->request.max_tokens;
     if (completion->request.kind == API_CHAT)
         TRY(add_template_stops(completion->server, completion->options));
     TRY(add_generations(completion, prompts));
@@ -145,7 +126,8 @@ static bool prepare(struct server *server, struct api_request *request, struct p
     if (prompts->count * request->n > API_MAX_ANSWERS)
         return api_refuse(problem, "n", "%d prompts x %lld choices are more than %d answers",
                           prompts->count, (long long)request->n, API_MAX_ANSWERS);
-    fill_defaults(server, request, longest);
+    api_fill_defaults(request, server->config,
+                      engine_layout(server->engine)->context + 1 - (int64_t)longest);
     return true;
 }
 

@@ -1,12 +1,14 @@
-/* Stops, biases and sampling of a request. */
+/* Stops, biases and sampling of a request, and what stands in for those it leaves out. */
 #define _GNU_SOURCE
 #include "serve/api_request.h"
 
+#include "kernels/base/clock.h"
 #include "serve/logprobs.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 enum status options_add_stop(struct generation_options *options, const char *text, size_t bytes) {
     struct stop_string *grown =
@@ -107,6 +109,18 @@ static bool fill_biases(struct generation_options *options, const json_t *biases
     return true;
 }
 
+void api_fill_defaults(struct api_request *request, const struct model_config *config,
+                       int64_t room) {
+    if (request->temperature < 0.0)
+        request->temperature = config->temperature >= 0.0 ? config->temperature : 1.0;
+    if (request->top_p < 0.0) request->top_p = config->top_p >= 0.0 ? config->top_p : 1.0;
+    if (request->top_k < 0 && config->top_k > 0) request->top_k = config->top_k;
+    if (!request->has_seed && getrandom(&request->seed, sizeof request->seed, 0) < 0)
+        request->seed = (int64_t)(clock_seconds() * 1e9);
+    if (request->max_tokens < 0) request->max_tokens = request->kind == API_CHAT ? room : 16;
+    if (request->max_tokens > room) request->max_tokens = room;
+}
+
 bool api_fill_options(struct generation_options *options, const struct api_request *request,
                       int64_t vocab, struct api_problem *problem) {
     options->sample.temperature = (float)request->temperature;
@@ -117,6 +131,7 @@ bool api_fill_options(struct generation_options *options, const struct api_reque
     options->sample.presence_penalty = (float)request->presence_penalty;
     options->sample.frequency_penalty = (float)request->frequency_penalty;
     options->sample.seed = (uint64_t)request->seed;
+    options->max_tokens = (int32_t)request->max_tokens;
     options->min_tokens = (int32_t)request->min_tokens;
     options->ignore_eos = request->ignore_eos;
     options->include_stop = request->include_stop;

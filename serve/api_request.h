@@ -7,6 +7,7 @@
 #ifndef STRATA_SERVE_API_REQUEST_H
 #define STRATA_SERVE_API_REQUEST_H
 
+#include "core/model_config.h"
 #include "serve/generation.h"
 
 #include <jansson.h>
@@ -50,8 +51,13 @@ bool api_refuse(struct api_problem *problem, const char *param, const char *form
 /* Parses a JSON object of strict UTF-8. NULL with *problem filled in. */
 json_t *api_parse_object(const char *text, size_t bytes, struct api_problem *problem);
 
-/* Stops, biases and sampling of the request as options; a token id must be below `vocab`. False
- * with *problem filled in. */
+/* What the request leaves open: the model's own sampling defaults, a random seed, and how long an
+ * answer may be (16 tokens for text as OpenAI has it, `room` for chat), at most `room` tokens. */
+void api_fill_defaults(struct api_request *request, const struct model_config *config,
+                       int64_t room);
+
+/* Lengths, stops, biases and sampling of the request, with its defaults, as options; a token id
+ * must be below `vocab`. False with *problem filled in. */
 bool api_fill_options(struct generation_options *options, const struct api_request *request,
                       int64_t vocab, struct api_problem *problem);
 
