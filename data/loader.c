@@ -50,12 +50,8 @@ static enum status check_tokenizer(const struct loader *loader, const struct tok
                                    const struct loader_expect *expect) {
     const struct token_file_info *info = token_file_info(file);
     const char *path = token_file_path(file);
-    if (expect->tokenizer_hash && info->tokenizer_hash != expect->tokenizer_hash)
-        return status_fail(STATUS_CONFIG,
-                           "%s was made with another tokenizer (%s, hash %016llx) than the "
-                           "model's (hash %016llx)",
-                           path, info->tokenizer, (unsigned long long)info->tokenizer_hash,
-                           (unsigned long long)expect->tokenizer_hash);
+    if (expect->tokenizer_hash)
+        TRY(token_file_check_tokenizer(file, expect->tokenizer_hash, expect->tokenizer));
     if (expect->vocabulary && info->vocabulary > expect->vocabulary)
         return status_fail(STATUS_CONFIG,
                            "%s has token ids up to %lld, the model's vocabulary ends at %lld", path,

@@ -33,14 +33,15 @@ extern const int loader_row_count;
 /* What the model at hand asks of the files; 0 = don't care. */
 struct loader_expect {
     uint64_t tokenizer_hash;
-    int64_t vocabulary; /* the files' ids must be below it */
+    const char *tokenizer; /* with a hash: the path it was read from, for people */
+    int64_t vocabulary;    /* the files' ids must be below it */
 };
 
 struct loader; /* opaque; one thread at a time */
 
 /* Opens the files. `shuffle` is told apart from the options: validation never shuffles.
- * STATUS_CONFIG: files made with different tokenizers, or another than expected. STATUS_FORMAT: not
- * a token file, or nothing to train on. */
+ * STATUS_CONFIG: files made with different tokenizers. STATUS_FORMAT: made with another than
+ * expected, not a token file, or nothing to train on. */
 enum status loader_open(struct loader **loader, const struct loader_options *options,
                         const struct config_list *files, bool shuffle,
                         const struct loader_expect *expect);

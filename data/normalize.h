@@ -16,7 +16,7 @@ enum normalize_kind {
     NORMALIZE_NFKD,
     NORMALIZE_LOWERCASE,
     NORMALIZE_STRIP_ACCENTS,
-    NORMALIZE_STRIP,        /* whitespace at the ends */
+    NORMALIZE_STRIP,        /* whitespace at the ends; from here on kinds have settings */
     NORMALIZE_REPLACE,      /* `pattern` or `regex` by `content` */
     NORMALIZE_PREPEND,      /* `content` before a text that is not empty */
     NORMALIZE_CHARSMAP,     /* tokenizer.json's "Precompiled": per grapheme */

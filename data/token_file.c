@@ -187,6 +187,18 @@ const char *token_file_path(const struct token_file *file) {
     return file->path;
 }
 
+enum status token_file_check_tokenizer(const struct token_file *file, uint64_t tokenizer_hash,
+                                       const char *tokenizer) {
+    const struct token_file_info *info = &file->info;
+    if (info->tokenizer_hash == tokenizer_hash) return STATUS_OK;
+    return status_fail(STATUS_FORMAT,
+                       "%s was made with another tokenizer (%s, hash %016llx) than the model's "
+                       "(%s, hash %016llx): make it again with strata data tokenize --tokenizer %s",
+                       file->path, *info->tokenizer ? info->tokenizer : "none named",
+                       (unsigned long long)info->tokenizer_hash, tokenizer,
+                       (unsigned long long)tokenizer_hash, tokenizer);
+}
+
 const int64_t *token_file_documents(const struct token_file *file) {
     return file->documents;
 }

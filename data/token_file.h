@@ -62,6 +62,11 @@ enum status token_file_open(struct token_file **file, const char *path);
 void token_file_close(struct token_file *file); /* NULL is fine */
 
 const struct token_file_info *token_file_info(const struct token_file *file);
+
+/* STATUS_FORMAT, with both hashes and the cure, where it was made with another tokenizer than that
+ * of `tokenizer_hash`, which is read from the path `tokenizer`. */
+enum status token_file_check_tokenizer(const struct token_file *file, uint64_t tokenizer_hash,
+                                       const char *tokenizer);
 const char *token_file_path(const struct token_file *file);
 
 /* (documents + 1), borrowed until close. */

@@ -146,17 +146,16 @@ static enum status push_documents(struct token_lines *lines, struct token_file *
 }
 
 enum status token_lines_read_token_file(struct token_lines *lines, const char *path,
-                                        const struct tokenizer *tokenizer, int64_t vocab,
-                                        int64_t context) {
+                                        const struct tokenizer *tokenizer, const char *model,
+                                        int64_t vocab, int64_t context) {
     struct token_file *file;
     assert(lines->count == 0 && context >= 2);
     TRY(token_file_open(&file, path));
     uint64_t made_with = token_file_info(file)->tokenizer_hash; /* 0: with none */
-    enum status status =
-        tokenizer && made_with && made_with != tokenizer_hash(tokenizer)
-            ? status_fail(STATUS_CONFIG, "%s was made with another tokenizer than the model's",
-                          path)
-            : push_documents(lines, file, vocab, context);
+    enum status status = STATUS_OK;
+    if (tokenizer && made_with)
+        status = token_file_check_tokenizer(file, tokenizer_hash(tokenizer), model);
+    if (status == STATUS_OK) status = push_documents(lines, file, vocab, context);
     token_file_close(file);
     return status;
 }

@@ -21,12 +21,13 @@ enum status token_lines_read(struct token_lines *lines, const char *path, int64_
 /* The documents of a token file (data/token_file.h), and their loss weights where it has some; for
  * empty lines only. A document of more than `context` tokens (at least 2) is cut into several
  * sequences, of which each begins with the last token of the one before: every target stays one.
- * Empty documents are skipped. STATUS_CONFIG where it was made with another tokenizer than
- * `tokenizer` (NULL, or a file made with none: not compared); STATUS_FORMAT names the file where it
- * is none, where an id isn't below `vocab`, or where no document has a token. */
+ * Empty documents are skipped. STATUS_FORMAT names the file where it was made with another
+ * tokenizer than `tokenizer` (of `model`, a path for people; NULL, or a file made with none: not
+ * compared), where it is none, where an id isn't below `vocab`, or where no document has a token.
+ */
 enum status token_lines_read_token_file(struct token_lines *lines, const char *path,
-                                        const struct tokenizer *tokenizer, int64_t vocab,
-                                        int64_t context);
+                                        const struct tokenizer *tokenizer, const char *model,
+                                        int64_t vocab, int64_t context);
 
 /* Appends a text file's ids in pieces of at most `context`. Each begins with BOS where the
  * tokenizer adds one; without it the first token of a piece is context only. */

@@ -111,8 +111,10 @@ bool tokenizer_adds_bos(const struct tokenizer *tokenizer); /* with TOKENIZER_AD
  * NULL. Borrowed. */
 const char *tokenizer_chat_template(const struct tokenizer *tokenizer);
 
-/* XXH3 over the vocabulary, merges and settings: equal hashes encode alike. Written into token
- * files and checkpoints, so that a wrong tokenizer is noticed. */
+/* XXH3 over what decides ids: vocabulary, merges, normalizer, pre-tokenizer, special tokens. Equal
+ * hashes encode alike (spaces beside special tokens and the order of merges that make one token
+ * aside); a tokenizer keeps its hash through a GGUF file and back where GGUF can say it. Written
+ * into token files and checkpoints, so that a wrong tokenizer is noticed. */
 uint64_t tokenizer_hash(const struct tokenizer *tokenizer);
 
 #endif

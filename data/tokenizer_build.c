@@ -112,6 +112,13 @@ enum status tokenizer_decode_replace(struct tokenizer *tokenizer, const char *pa
     return STATUS_OK;
 }
 
+void tokenizer_normalize_nfc(struct tokenizer *tokenizer) {
+    const int settings[] = {NORMALIZE_NFC};
+    tokenizer->normalizer.ops[tokenizer->normalizer.count++] =
+        (struct normalize_op){.kind = NORMALIZE_NFC};
+    tokenizer_note(tokenizer, settings, sizeof settings);
+}
+
 static enum status next_op(struct tokenizer *tokenizer, struct pretokenize_op **op) {
     struct pretokenizer *pretokenizer = &tokenizer->pretokenizer;
     if (pretokenizer->count == PRETOKENIZE_MAX_OPS)
@@ -123,7 +130,6 @@ static enum status next_op(struct tokenizer *tokenizer, struct pretokenize_op **
 enum status tokenizer_split_by(struct tokenizer *tokenizer, const char *pattern, size_t bytes,
                                enum split_behavior behavior, bool invert, bool lines) {
     struct pretokenize_op *op = NULL;
-    int settings[] = {PRETOKENIZE_SPLIT, (int)behavior, invert, lines};
     TRY(next_op(tokenizer, &op));
     op->kind = PRETOKENIZE_SPLIT;
     op->behavior = behavior;
@@ -131,6 +137,7 @@ enum status tokenizer_split_by(struct tokenizer *tokenizer, const char *pattern,
     op->lines = lines && memchr(pattern, '$', bytes); /* it matters to no other pattern */
     if (!buffer_append(&op->text, pattern, bytes))
         return status_fail(STATUS_MEMORY, "no memory for a pattern");
+    int settings[] = {PRETOKENIZE_SPLIT, (int)behavior, invert, op->lines};
     tokenizer_note(tokenizer, settings, sizeof settings);
     tokenizer_note(tokenizer, pattern, bytes);
     return regex_compile(&op->regex, pattern, bytes, lines);
@@ -314,30 +321,6 @@ static enum status index_added(struct tokenizer *tokenizer) {
     return status;
 }
 
-static void hash_all(struct tokenizer *tokenizer) {
-    uint64_t hash = tokenizer->settings_hash, pairs = 0;
-    for (size_t id = 0; id < tokenizer->token_count; id++) {
-        const struct token *token = &tokenizer->tokens[id];
-        hash = XXH3_64bits_withSeed(token_literal(tokenizer, token), token->literal_bytes,
-                                    hash ^ (uint64_t)token->kind);
-        hash = XXH3_64bits_withSeed(&token->score, sizeof token->score, hash);
-    }
-    /* the table's order depends on how it grew, so its slots are summed */
-    for (size_t i = 0; i < tokenizer->bpe.pairs.capacity; i++) {
-        const struct pair_slot *slot = &tokenizer->bpe.pairs.slots[i];
-        if (slot->left != INT32_MIN) pairs += XXH3_64bits(slot, sizeof *slot);
-    }
-    for (size_t i = 0; i < tokenizer->added_count; i++) {
-        const struct added_token *added = &tokenizer->added[i];
-        int flags[] = {added->id,     added->special, added->single_word,
-                       added->lstrip, added->rstrip,  added->normalized};
-        hash = XXH3_64bits_withSeed(flags, sizeof flags, hash);
-    }
-    hash = XXH3_64bits_withSeed(tokenizer->prefix, tokenizer->prefix_count * sizeof(int32_t), hash);
-    hash = XXH3_64bits_withSeed(tokenizer->suffix, tokenizer->suffix_count * sizeof(int32_t), hash);
-    tokenizer->hash = XXH3_64bits_withSeed(&pairs, sizeof pairs, hash);
-}
-
 enum status tokenizer_finish(struct tokenizer *tokenizer) {
     if (tokenizer->model == MODEL_NONE || tokenizer->token_count == 0)
         return status_fail(STATUS_FORMAT, "the vocabulary is empty");
@@ -360,6 +343,5 @@ enum status tokenizer_finish(struct tokenizer *tokenizer) {
     if (tokenizer->bos >= count) tokenizer->bos = -1;
     if (tokenizer->eos >= count) tokenizer->eos = -1;
     TRY(index_added(tokenizer));
-    hash_all(tokenizer);
-    return STATUS_OK;
+    return tokenizer_make_hash(tokenizer);
 }

@@ -89,9 +89,7 @@ static enum status set_code_steps(struct tokenizer *tokenizer, const char *direc
     json_decref(config);
     tokenizer->decoder.byte_level = true;
     if (!qwen) return tokenizer_bytes_op(tokenizer, prefix, true);
-    tokenizer->normalizer.ops[tokenizer->normalizer.count++] =
-        (struct normalize_op){.kind = NORMALIZE_NFC};
-    tokenizer_note(tokenizer, "NFC", 3);
+    tokenizer_normalize_nfc(tokenizer);
     TRY(tokenizer_split_by(tokenizer, pretokenize_qwen2, strlen(pretokenize_qwen2), SPLIT_ISOLATED,
                            false, false));
     return tokenizer_bytes_op(tokenizer, prefix, false);

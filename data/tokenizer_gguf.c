@@ -100,11 +100,8 @@ static bool same(struct gguf_string text, const char *word) {
 }
 
 static enum status apply_rule(struct tokenizer *tokenizer, const struct rule *rule) {
-    if (rule->nfc)
-        tokenizer->normalizer.ops[tokenizer->normalizer.count++] =
-            (struct normalize_op){.kind = NORMALIZE_NFC};
+    if (rule->nfc) tokenizer_normalize_nfc(tokenizer);
     tokenizer->bpe.whole_words = rule->llama3;
-    tokenizer_note(tokenizer, rule->name, strlen(rule->name));
     if (rule->falcon) {
         /* after the bytes' step digits are sought among the characters that stand for bytes */
         static const char punctuation[] = "[\\p{P}$+<=>^`|~]", three[] = "[0-9][0-9][0-9]";

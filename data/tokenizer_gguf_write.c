@@ -78,7 +78,7 @@ static enum status put_tokens(struct vocabulary *v, const struct tokenizer *toke
         size_t offset = v->texts.count;
         char filler[32];
         bool absent = id >= tokenizer->token_count || tokenizer->tokens[id].kind == TOKEN_ABSENT;
-        int bytes = snprintf(filler, sizeof filler, "[PAD%zu]", id);
+        int bytes = snprintf(filler, sizeof filler, TOKENIZER_FILLER, id);
         if (!absent)
             TRY(append_text(v, tokenizer, id));
         else if (!buffer_append(&v->texts, filler, (size_t)bytes))
@@ -156,8 +156,7 @@ static enum status scores_of_ranks(struct vocabulary *v, const struct tokenizer 
     return status;
 }
 
-/* The normalisers that mean SentencePiece's: its own, or those that Hugging Face writes for it. */
-static enum status find_prefix(const struct tokenizer *tokenizer, bool *prefix, bool *trim) {
+bool tokenizer_spaces(const struct tokenizer *tokenizer, bool *prefix, bool *trim) {
     const struct normalizer *normalizer = &tokenizer->normalizer;
     const struct pretokenizer *cuts = &tokenizer->pretokenizer;
     const struct normalize_op *ops = normalizer->ops;
@@ -166,26 +165,27 @@ static enum status find_prefix(const struct tokenizer *tokenizer, bool *prefix, 
         ops[0].escape_spaces && !ops[0].space_is_suffix && !ops[0].charsmap.units) {
         *prefix = ops[0].dummy_prefix;
         *trim = ops[0].trim_spaces;
-        return STATUS_OK;
+        return true;
     }
     if (normalizer->count == 2 && cuts->count == 0 && ops[0].kind == NORMALIZE_PREPEND &&
         ops[1].kind == NORMALIZE_REPLACE && !ops[1].regex) {
         *prefix = true;
-        return STATUS_OK;
+        return true;
     }
     if (normalizer->count == 0 && cuts->count == 1 && cuts->ops[0].kind == PRETOKENIZE_METASPACE &&
         (!cuts->ops[0].split || tokenizer->bpe.cut_at_spaces)) {
         *prefix = cuts->ops[0].prefix != METASPACE_NEVER;
-        return STATUS_OK;
+        return true;
     }
-    return status_fail(STATUS_UNSUPPORTED, "GGUF can't say what the tokenizer's normalizers and "
-                                           "pre-tokenizers do");
+    return false;
 }
 
 static enum status put_sentencepiece(struct vocabulary *v, const struct tokenizer *tokenizer,
                                      size_t vocab, struct gguf_metadata *metadata) {
     bool prefix, trim, scored = false;
-    TRY(find_prefix(tokenizer, &prefix, &trim));
+    if (!tokenizer_spaces(tokenizer, &prefix, &trim))
+        return status_fail(STATUS_UNSUPPORTED, "GGUF can't say what the tokenizer's normalizers "
+                                               "and pre-tokenizers do");
     v->scores = calloc(vocab + 1, sizeof *v->scores);
     if (!v->scores) return status_fail(STATUS_MEMORY, "no memory for the vocabulary");
     for (size_t id = 0; id < tokenizer->token_count; id++) {

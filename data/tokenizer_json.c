@@ -143,8 +143,6 @@ static enum status read_bpe(struct tokenizer *tokenizer, const json_t *model) {
     bool fallback = json_flag(model, "byte_fallback", false);
     bpe->has_byte_tokens = fallback && tokenizer_byte_tokens(tokenizer, bpe->byte_tokens);
     if (bpe->has_byte_tokens) mark_byte_tokens(tokenizer, bpe->byte_tokens);
-    int settings[] = {MODEL_BPE, bpe->whole_words, bpe->fuse_unknown, bpe->unknown, fallback};
-    tokenizer_note(tokenizer, settings, sizeof settings);
     return STATUS_OK;
 }
 
@@ -183,9 +181,6 @@ static enum status read_unigram(struct tokenizer *tokenizer, const json_t *model
     bool fallback = json_flag(model, "byte_fallback", false);
     unigram->has_byte_tokens = fallback && tokenizer_byte_tokens(tokenizer, unigram->byte_tokens);
     if (unigram->has_byte_tokens) mark_byte_tokens(tokenizer, unigram->byte_tokens);
-    int settings[] = {MODEL_UNIGRAM, unigram->unknown, fallback};
-    tokenizer_note(tokenizer, settings, sizeof settings);
-    tokenizer_note(tokenizer, unigram->scores, count * sizeof *unigram->scores);
     return STATUS_OK;
 }
 

@@ -58,6 +58,12 @@ static enum status read_replace(struct normalize_op *op, const json_t *json) {
     return regex_compile(&op->regex, json_string_value(regex), json_string_length(regex), true);
 }
 
+static void note_json(struct tokenizer *tokenizer, const json_t *json) {
+    char *text = json ? json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY) : NULL;
+    if (text) tokenizer_note(tokenizer, text, strlen(text));
+    free(text);
+}
+
 static enum status read_normalizer(struct tokenizer *tokenizer, const json_t *json) {
     static const struct {
         const char *type;
@@ -84,6 +90,9 @@ static enum status read_normalizer(struct tokenizer *tokenizer, const json_t *js
     *op = (struct normalize_op){.kind = kinds[kind].kind,
                                 .left = json_flag(json, "strip_left", true),
                                 .right = json_flag(json, "strip_right", true)};
+    const int settings[] = {(int)op->kind};
+    tokenizer_note(tokenizer, settings, sizeof settings);
+    if (op->kind >= NORMALIZE_STRIP) note_json(tokenizer, json);
     if (op->kind == NORMALIZE_REPLACE) return read_replace(op, json);
     if (op->kind == NORMALIZE_CHARSMAP) return read_charsmap(op, json);
     if (op->kind != NORMALIZE_PREPEND) return STATUS_OK;
@@ -92,14 +101,7 @@ static enum status read_normalizer(struct tokenizer *tokenizer, const json_t *js
     return keep(&op->content, prepend);
 }
 
-static void note_json(struct tokenizer *tokenizer, const json_t *json) {
-    char *text = json ? json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS | JSON_ENCODE_ANY) : NULL;
-    if (text) tokenizer_note(tokenizer, text, strlen(text));
-    free(text);
-}
-
 enum status json_read_normalizer(struct tokenizer *tokenizer, const json_t *json) {
-    note_json(tokenizer, json);
     return each_step(tokenizer, json, "normalizers", 0, read_normalizer);
 }
 
@@ -167,6 +169,9 @@ static enum status read_metaspace(struct tokenizer *tokenizer, const json_t *jso
     const json_t *replacement = json_object_get(json, "replacement");
     if (!json_is_string(replacement) || json_string_length(replacement) == 0)
         return status_fail(STATUS_FORMAT, "Metaspace: no replacement");
+    const int settings[] = {PRETOKENIZE_METASPACE, (int)op->prefix, op->split};
+    tokenizer_note(tokenizer, settings, sizeof settings);
+    tokenizer_note(tokenizer, json_string_value(replacement), json_string_length(replacement));
     return keep(&op->replacement, replacement);
 }
 
@@ -220,7 +225,6 @@ static enum status read_pretokenizer(struct tokenizer *tokenizer, const json_t *
 }
 
 enum status json_read_pretokenizer(struct tokenizer *tokenizer, const json_t *json) {
-    note_json(tokenizer, json);
     return each_step(tokenizer, json, "pretokenizers", 0, read_pretokenizer);
 }
 

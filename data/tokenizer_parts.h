@@ -78,7 +78,7 @@ struct tokenizer {
     int32_t bos, eos;
     struct decoder decoder;
     char *chat_template;
-    uint64_t settings_hash; /* over what is not in tokens, pairs and added */
+    uint64_t settings_hash; /* over the normalizer and the pre-tokenizer, step by step */
     uint64_t hash;
 };
 
@@ -95,7 +95,9 @@ enum status tokenizer_add(struct tokenizer *tokenizer, const struct added_token 
 enum status tokenizer_add_known(struct tokenizer *tokenizer, const struct added_token *added);
 enum status tokenizer_add_prefix(struct tokenizer *tokenizer, int32_t id);
 enum status tokenizer_add_suffix(struct tokenizer *tokenizer, int32_t id);
-void tokenizer_note(struct tokenizer *tokenizer, const void *setting, size_t bytes); /* hash */
+/* A step's setting, for the hash: in the order of the steps, the same from every file format. */
+void tokenizer_note(struct tokenizer *tokenizer, const void *setting, size_t bytes);
+void tokenizer_normalize_nfc(struct tokenizer *tokenizer); /* the first step */
 /* What the decoder replaces in each piece. */
 enum status tokenizer_decode_replace(struct tokenizer *tokenizer, const char *pattern,
                                      size_t pattern_bytes, const char *content,
@@ -115,6 +117,10 @@ enum status tokenizer_merge(struct tokenizer *tokenizer, int32_t rank, const cha
                             size_t left_bytes, const char *right, size_t right_bytes);
 /* The last step: pieces, added tokens, hash. */
 enum status tokenizer_finish(struct tokenizer *tokenizer);
+enum status tokenizer_make_hash(struct tokenizer *tokenizer); /* the end of it */
+
+/* The text of an id without a token, in files that need one; its argument is the id (size_t). */
+#define TOKENIZER_FILLER "[PAD%zu]"
 
 static inline const char *token_literal(const struct tokenizer *tokenizer,
                                         const struct token *token) {
@@ -149,6 +155,10 @@ void tokenizer_guess_ends(struct tokenizer *tokenizer);
 /* The name by which GGUF knows a byte-level BPE's normaliser and pre-tokenizer; a literal.
  * STATUS_UNSUPPORTED when it has none. */
 enum status tokenizer_gguf_rule(const struct tokenizer *tokenizer, const char **name);
+
+/* Whether normalizer and pre-tokenizer mean SentencePiece's handling of spaces: its own, or what
+ * Hugging Face writes for it. *prefix: one goes before the text; *trim: runs become one. */
+bool tokenizer_spaces(const struct tokenizer *tokenizer, bool *prefix, bool *trim);
 
 /* The whole file; the caller frees *data. It is followed by a NUL. */
 enum status read_whole_file(const char *path, char **data, size_t *bytes);

@@ -236,7 +236,7 @@ static void test_token_file(void **state) {
     assert_ok(token_writer_append(writer, ids, NULL, 4)); /* fits */
     assert_ok(token_writer_finish(writer));
     const char *path = temporary_file(&folder, "t.h5");
-    assert_ok(token_lines_read_token_file(&lines, path, NULL, 96, 4));
+    assert_ok(token_lines_read_token_file(&lines, path, NULL, NULL, 96, 4));
     static const int64_t start[] = {0, 4, 8, 12, 16}, first[] = {0, 3, 6, 0};
     assert_int_equal(lines.count, 4);
     assert_memory_equal(lines.start, start, sizeof start);
@@ -261,7 +261,7 @@ static void test_token_file(void **state) {
     assert_int_equal(result.predicted, targets);
     assert_true(fabs(result.loss - sum / weight) < 1e-5);
     token_lines_free(&lines);
-    assert_int_equal(token_lines_read_token_file(&lines, path, NULL, 9, 4), STATUS_FORMAT);
+    assert_int_equal(token_lines_read_token_file(&lines, path, NULL, NULL, 9, 4), STATUS_FORMAT);
     assert_non_null(strstr(status_message(), "t.h5: token 9 is not in the vocabulary of 9"));
     token_lines_free(&lines);
     fixture_close(&f);

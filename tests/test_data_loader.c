@@ -345,10 +345,15 @@ static void test_refusals(void **state) {
     struct corpus *corpus = *state;
     struct loader_options options = {.sequence_length = 8};
     struct loader *loader;
-    struct loader_expect hash = {.tokenizer_hash = 43}, size = {.vocabulary = 1000};
+    struct loader_expect hash = {.tokenizer_hash = 43, .tokenizer = "the/model"},
+                         size = {.vocabulary = 1000};
     struct loader_expect fitting = {.tokenizer_hash = 42, .vocabulary = 1 << 20};
-    assert_int_equal(loader_open(&loader, &options, &corpus->files, false, &hash), STATUS_CONFIG);
-    assert_non_null(strstr(status_message(), "0.h5 was made with another tokenizer"));
+    assert_int_equal(loader_open(&loader, &options, &corpus->files, false, &hash), STATUS_FORMAT);
+    assert_non_null(strstr(status_message(), "0.h5 was made with another tokenizer ("));
+    assert_non_null(strstr(status_message(),
+                           "hash 000000000000002a) than the model's (the/model, hash "
+                           "000000000000002b): make it again with strata data "
+                           "tokenize --tokenizer the/model"));
     assert_int_equal(loader_open(&loader, &options, &corpus->files, false, &size), STATUS_CONFIG);
     assert_non_null(strstr(status_message(), "vocabulary ends at 1000"));
     assert_ok(loader_open(&loader, &options, &corpus->files, false, &fitting));

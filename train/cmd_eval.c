@@ -181,8 +181,8 @@ static enum status read_token_file(struct eval *eval, int64_t vocab, int64_t con
     struct tokenizer *tokenizer = NULL;
     if (context < 2) return status_fail(STATUS_CONFIG, "--context: a token file needs at least 2");
     if (open_tokenizer(eval, &tokenizer) != STATUS_OK) tokenizer = NULL;
-    enum status status =
-        token_lines_read_token_file(&eval->lines, eval->tokens, tokenizer, vocab, context);
+    enum status status = token_lines_read_token_file(&eval->lines, eval->tokens, tokenizer,
+                                                     eval->path, vocab, context);
     tokenizer_close(tokenizer);
     return status;
 }

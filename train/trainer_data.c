@@ -30,9 +30,11 @@ enum status trainer_open_data(struct trainer *t) {
     const struct loader_options *o = &t->options->data;
     TRY(open_tokenizer(t));
     TRY(check_tokenizer(t));
-    const struct loader_expect expect = {.tokenizer_hash =
-                                             t->tokenizer ? tokenizer_hash(t->tokenizer) : 0,
-                                         .vocabulary = t->model.config.vocab};
+    const struct model_options *model = &t->options->model;
+    const struct loader_expect expect = {
+        .tokenizer_hash = t->tokenizer ? tokenizer_hash(t->tokenizer) : 0,
+        .tokenizer = *model->tokenizer ? model->tokenizer : model->path,
+        .vocabulary = t->model.config.vocab};
     TRY(loader_open(&t->train, o, &o->train, o->shuffle, &expect));
     if (o->validation.count > 0)
         TRY(loader_open(&t->validation, o, &o->validation, false, &expect));
