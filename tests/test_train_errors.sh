@@ -131,8 +131,9 @@ refused "dry, not a token file" 1 'run.yaml: not a token file' --dry-run "data.t
 refused "dry, wrong vocabulary" 1 'token ids up to 500.*ends at 96' --dry-run "data.train=$folder/large.h5"
 refused "dry, two tokenizers" 1 'different tokenizers' --dry-run "data.train=$folder/train.h5,$folder/other.h5"
 refused "dry, tokenizer not there" 1 "$folder/none" --dry-run "model.tokenizer=$folder/none"
-refused "dry, wrong tokenizer" 1 'other.h5 was made with another tokenizer' --dry-run \
+refused "dry, wrong tokenizer" 1 'other.h5 was made with another tokenizer .*data tokenize --tokenizer models/base' --dry-run \
     model.path=models/base "data.train=$folder/other.h5"
+refused "dry, unknown instructions" 2 "unknown instruction set 'avx9'" --dry-run train.instructions=avx9
 refused "dry, adapter of other shapes" 1 "doesn't have the shape" --dry-run model.path=models/base \
     train.mode=lora lora.init_from=tests/fixtures/lora_llama_all
 "$strata" train "$folder/run.yaml" --dryrun >"$folder/log" 2>&1

@@ -2,6 +2,7 @@
 #include "train/train.h"
 
 #include "kernels/base/units.h"
+#include "kernels/kernels.h"
 
 #include <stdio.h>
 
@@ -51,6 +52,8 @@ static enum status print_plan(const struct run_options *options, int ranks) {
 }
 
 enum status train_dry_run(const struct run_options *options, const struct parallel *parallel) {
+    const struct kernels *kernels;
     TRY(run_options_check(options));
+    TRY(kernels_cpu(&kernels, options->train.instructions, DTYPE_F32));
     return parallel->world.rank == 0 ? print_plan(options, parallel->world.size) : STATUS_OK;
 }
