@@ -14,7 +14,7 @@
 #include <string.h>
 
 static const char usage[] =
-    "usage: strata data tokenize --tokenizer PATH --out FILE.h5 [options] INPUT...\n"
+    "usage: strata data tokenize --tokenizer PATH --out FILE.h5 [options] INPUT...   (-: stdin)\n"
     "       strata data tokenize --vocabulary N --out FILE.h5 INPUT...\n"
     "  --tokenizer PATH   a model or its directory, tokenizer.json, tokenizer.model, ...\n"
     "  --vocabulary N     no tokenizer: all lines are {\"tokens\"}, of ids below N\n"

@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "data/corpus.h"
 
+#include "core/json_util.h"
 #include "core/path_hint.h"
 #include "data/utf8.h"
 
@@ -16,12 +17,18 @@ void record_free(struct record *record) {
     *record = (struct record){0};
 }
 
+/* What is opened for it. */
+static const char *place_of(const char *path) {
+    return strcmp(path, "-") == 0 ? "/dev/stdin" : path;
+}
+
 enum status corpus_open(struct corpus *corpus, char *const *paths, int count,
                         enum corpus_format format) {
     *corpus = (struct corpus){.paths = paths, .count = count, .format = format};
     for (int i = 0; i < count; i++) {
         struct stat stat_of;
-        if (stat(paths[i], &stat_of) != 0 || access(paths[i], R_OK) != 0)
+        const char *place = place_of(paths[i]);
+        if (stat(place, &stat_of) != 0 || access(place, R_OK) != 0)
             return status_fail(STATUS_IO, "%s: %s", paths[i], strerror(errno));
         if (S_ISDIR(stat_of.st_mode))
             return status_fail(STATUS_IO, "%s: is a folder; name its files", paths[i]);
@@ -60,11 +67,13 @@ static bool add_line(struct corpus *corpus, struct record *record, enum status *
     errno = 0;
     ssize_t bytes = getline(&line, &capacity, corpus->file);
     if (bytes >= 0) {
-        char *text = realloc(record->text, record->bytes + (size_t)bytes + 1);
+        size_t mark = corpus->line == 0 ? utf8_mark_bytes(line, (size_t)bytes) : 0;
+        size_t kept = (size_t)bytes - mark;
+        char *text = realloc(record->text, record->bytes + kept + 1);
         if (text) {
-            memcpy(text + record->bytes, line, (size_t)bytes + 1);
+            memcpy(text + record->bytes, line + mark, kept + 1);
             record->text = text;
-            record->bytes += (size_t)bytes;
+            record->bytes += kept;
         } else {
             errno = ENOMEM;
             bytes = -1;
@@ -110,9 +119,47 @@ static enum status read_whole(struct corpus *corpus, struct record *record) {
     } while (got > 0);
     if (ferror(corpus->file))
         return status_fail(STATUS_IO, "%s: %s", record->path, strerror(errno));
-    record->text[record->bytes] = 0;
     corpus->bytes_read += (int64_t)record->bytes;
+    size_t mark = utf8_mark_bytes(record->text, record->bytes);
+    record->offset = (int64_t)mark;
+    record->bytes -= mark;
+    memmove(record->text, record->text + mark, record->bytes);
+    record->text[record->bytes] = 0;
     return STATUS_OK;
+}
+
+static const char *skip_blank(const char *text) {
+    return text + strspn(text, " \t\r\n");
+}
+
+/* JSON lines whose name doesn't say so (a pipe's) would be learned as a text, braces and all. */
+static enum status check_not_json(const struct record *record) {
+    static const char *const keys[] = {"text", "prompt", "messages", "tokens"};
+    const char *line = skip_blank(record->text);
+    json_t *json;
+    bool known = false;
+    if (*line != '{' || json_parse_bytes(&json, line, strcspn(line, "\n"), NULL, JSON_ALLOW_NUL))
+        return STATUS_OK;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        known = known || json_object_get(json, keys[i]);
+    json_decref(json);
+    if (!known) return STATUS_OK;
+    return status_fail(STATUS_FORMAT,
+                       "%s: its first line is JSON with a document: say --format jsonl to read "
+                       "lines of JSON, --format text to take it as a text",
+                       record->path);
+}
+
+/* The first line of a file that is JSON as a whole. */
+static enum status check_lines(const struct record *record) {
+    const char *line = skip_blank(record->text);
+    bool object = *line == '{' && !*skip_blank(line + 1);
+    if (*line != '[' && !object) return STATUS_OK;
+    return status_fail(STATUS_FORMAT,
+                       "%s: a JSON %s, not JSON lines: one object a line (jq -c '%s' FILE > "
+                       "FILE.jsonl)",
+                       record->path, object ? "object over several lines" : "array",
+                       object ? "." : ".[]");
 }
 
 static enum status read_record(struct corpus *corpus, struct record *record, bool *found) {
@@ -120,12 +167,15 @@ static enum status read_record(struct corpus *corpus, struct record *record, boo
     record->json = format == CORPUS_JSONL;
     if (format == CORPUS_TEXT) {
         TRY(read_whole(corpus, record));
+        if (corpus->format == CORPUS_AUTO) TRY(check_not_json(record));
         *found = true;
         corpus_close(corpus);
         return STATUS_OK;
     }
+    bool first = corpus->line == 0;
     TRY(read_lines(corpus, record, format == CORPUS_PARAGRAPHS));
     *found = record->bytes > 0;
+    if (*found && first && record->json) TRY(check_lines(record));
     while (record->bytes > 0 && strchr("\r\n", record->text[record->bytes - 1])) record->bytes--;
     if (*found) record->text[record->bytes] = 0;
     if (!*found) corpus_close(corpus);
@@ -152,7 +202,7 @@ enum status corpus_next(struct corpus *corpus, struct record *record, bool *foun
     *found = false;
     while (!*found && (corpus->file || corpus->next < corpus->count)) {
         if (!corpus->file) {
-            corpus->file = fopen(corpus->paths[corpus->next], "rb");
+            corpus->file = fopen(place_of(corpus->paths[corpus->next]), "rb");
             corpus->line = corpus->offset = 0;
             if (!corpus->file)
                 return status_fail(STATUS_IO, "%s: %s", corpus->paths[corpus->next],

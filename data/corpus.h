@@ -3,7 +3,9 @@
  *   text        a file is a record
  *   paragraphs  lines up to a blank one (or the end of the file) are a record
  *   jsonl       a line is a record; blank lines are skipped
- *   auto        jsonl for names that end in .jsonl, .ndjson or .json, else text */
+ *   auto        jsonl for names that end in .jsonl, .ndjson or .json, else text
+ *
+ * A byte order mark before a file is skipped; the path "-" is standard input. */
 #ifndef STRATA_DATA_CORPUS_H
 #define STRATA_DATA_CORPUS_H
 
@@ -39,7 +41,8 @@ enum status corpus_open(struct corpus *corpus, char *const *paths, int count,
                         enum corpus_format format);
 
 /* The next record; *found is false after the last. STATUS_FORMAT names a file that is no text and
- * its first byte that is a NUL or no UTF-8 (from 0). */
+ * its first byte that is a NUL or no UTF-8 (from 0), lines of JSON that auto would take for a text,
+ * and JSON that is one value, not lines. */
 enum status corpus_next(struct corpus *corpus, struct record *record, bool *found);
 void corpus_close(struct corpus *corpus);
 

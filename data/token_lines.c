@@ -77,8 +77,9 @@ static enum status read_file(struct token_lines *lines, FILE *in, const char *pa
     enum status status = STATUS_OK;
     while (status == STATUS_OK && (bytes = getline(&text, &capacity, in)) >= 0) {
         number++;
-        if (strspn(text, " \t\r\n") == (size_t)bytes) continue;
-        status = parse_line(lines, text, (size_t)bytes, vocab, context);
+        size_t mark = number == 1 ? utf8_mark_bytes(text, (size_t)bytes) : 0;
+        if (mark + strspn(text + mark, " \t\r\n") == (size_t)bytes) continue;
+        status = parse_line(lines, text + mark, (size_t)bytes - mark, vocab, context);
         if (status != STATUS_OK) status_context(status, "%s: line %zu", path, number);
     }
     free(text);
@@ -193,8 +194,9 @@ enum status token_lines_read_text(struct token_lines *lines, const char *path,
     struct token_list ids = {0};
     TRY(read_whole_file(path, &text, &bytes));
     enum status status = check_text(text, bytes);
+    size_t mark = utf8_mark_bytes(text, bytes);
     if (status == STATUS_OK)
-        status = tokenizer_encode(tokenizer, text, bytes, TOKENIZER_PLAIN, &ids);
+        status = tokenizer_encode(tokenizer, text + mark, bytes - mark, TOKENIZER_PLAIN, &ids);
     free(text);
     if (status == STATUS_OK) status = push_pieces(lines, &ids, tokenizer, vocab, context);
     if (status == STATUS_OK && ids.count == 0) status = status_fail(STATUS_FORMAT, "it is empty");

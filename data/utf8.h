@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define UTF8_REPLACEMENT "\xEF\xBF\xBD" /* U+FFFD */
 
@@ -73,6 +74,11 @@ static inline bool utf8_is_space(uint32_t point) {
     return (point >= 9 && point <= 13) || point == 0x20 || point == 0x85 || point == 0xA0 ||
            point == 0x1680 || (point >= 0x2000 && point <= 0x200A) || point == 0x2028 ||
            point == 0x2029 || point == 0x202F || point == 0x205F || point == 0x3000;
+}
+
+/* The bytes of the mark (U+FEFF) that some editors put before a text: 3, or 0 without one. */
+static inline size_t utf8_mark_bytes(const char *text, size_t bytes) {
+    return bytes >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
 }
 
 #endif

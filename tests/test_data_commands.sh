@@ -76,6 +76,30 @@ not_text nul.txt "byte 2 is 0x00$"
 not_text lines.jsonl "byte 28 is 0xC3"
 not_text packed.txt "byte 1 is 0x8B; it looks like compressed by gzip"
 
+# JSON that is no lines of JSON, and lines whose name doesn't say that they are.
+printf '{"text": "Once upon a time"}\n{"text": "there was a king"}\n' >"$bad/two.jsonl"
+cp "$bad/two.jsonl" "$bad/two"
+jsonl() { refused 1 "$1" "$strata" data tokenize --tokenizer models/base --out "$bad/out.h5" "${@:2}"; }
+jsonl "two: its first line is JSON with a document: say --format jsonl" "$bad/two"
+jsonl "/dev/stdin: its first line is JSON with a document: say --format jsonl" /dev/stdin < <(cat "$bad/two")
+printf ' [ {"text": "one"},\n {"text": "two"} ]\n' >"$bad/array.json"
+printf '\n{\n "text": "one"\n}\n' >"$bad/pretty.json"
+jsonl "array.json: a JSON array, not JSON lines: one object a line (jq -c '.\[\]' FILE" "$bad/array.json"
+jsonl "pretty.json: a JSON object over several lines, not JSON lines" "$bad/pretty.json"
+# A pipe that is said to be JSON, and a byte order mark, which is no part of a text.
+tokens_of() { "$strata" data tokenize --tokenizer models/base --out "$bad/out.h5" "$@" 2>&1 | grep -o ' documents=.* trained_tokens=[0-9]*'; }
+{ printf '\xef\xbb\xbf' && cat "$bad/two"; } >"$bad/marked.jsonl"
+printf 'a text\n' >"$bad/plain.txt"
+printf '\xef\xbb\xbfa text\n' >"$bad/marked.txt"
+lines=$(tokens_of "$bad/two.jsonl") plain=$(tokens_of "$bad/plain.txt")
+[ -n "$lines" ] && [ "$(tokens_of --format jsonl - <"$bad/two")" = "$lines" ] &&
+    [ "$(cat "$bad/two" | tokens_of --format jsonl -)" = "$lines" ] &&
+    [ "$(tokens_of "$bad/marked.jsonl")" = "$lines" ] && [ -n "$plain" ] &&
+    [ "$(tokens_of "$bad/marked.txt")" = "$plain" ] &&
+    [ "$(tokens_of --format paragraphs "$bad/marked.txt")" = "$(tokens_of --format paragraphs "$bad/plain.txt")" ] ||
+    { echo "FAILED: pipes and byte order marks: $lines, $plain"; failures=$((failures + 1)); }
+rm "$bad/out.h5"
+
 # What tokenize writes, eval reads: ids under either key, and token files.
 echo '{"text": "Once upon a time"}' | "$strata" tokenize models/base --jsonl >"$bad/ids.jsonl"
 sed s/ids/tokens/ "$bad/ids.jsonl" >"$bad/tokens.jsonl"
