@@ -15,18 +15,41 @@ struct reader {
     const char *name;
     long *seen;
     char path[CONFIG_MAX_KEY]; /* dotted key of the map that is being read */
+    const char *text;
+    size_t bytes;
+    size_t list_line; /* where the list begins that is being read; 0: none is */
 };
 
 static struct config_source source_at(const struct reader *reader, const yaml_event_t *event) {
     return (struct config_source){.name = reader->name, .line = (long)event->start_mark.line + 1};
 }
 
+/* Is the line of the problem indented with a tab? */
+static bool at_tab(const struct reader *reader) {
+    const char *at = reader->text, *end = at + reader->bytes;
+    for (size_t line = 0; at && line < reader->parser.problem_mark.line; line++) {
+        at = memchr(at, '\n', (size_t)(end - at));
+        if (at) at++;
+    }
+    while (at && at < end && *at == ' ') at++;
+    return at && at < end && *at == '\t';
+}
+
 static enum status fail_syntax(const struct reader *reader) {
     const yaml_parser_t *parser = &reader->parser;
+    char opened[96] = "";
     if (parser->error == YAML_MEMORY_ERROR)
         return status_fail(STATUS_MEMORY, "no memory to read %s", reader->name);
-    return status_fail(STATUS_CONFIG, "%s:%zu: %s", reader->name, parser->problem_mark.line + 1,
-                       parser->problem ? parser->problem : "not YAML");
+    if (at_tab(reader))
+        return status_fail(STATUS_CONFIG, "%s:%zu: a tab: YAML indents with spaces", reader->name,
+                           parser->problem_mark.line + 1);
+    if (reader->list_line > 0)
+        snprintf(opened, sizeof opened, " in the list that '[' or '-' begins on line %zu",
+                 reader->list_line);
+    return status_fail(STATUS_CONFIG, "%s:%zu: %s%s%s%s", reader->name,
+                       parser->problem_mark.line + 1, *reader->path ? reader->path : "",
+                       *reader->path ? ": " : "", parser->problem ? parser->problem : "not YAML",
+                       opened);
 }
 
 static enum status fail_at(const struct reader *reader, const yaml_event_t *event,
@@ -51,8 +74,11 @@ static enum status scalar_text(const struct reader *reader, const yaml_event_t *
     return STATUS_OK;
 }
 
-static enum status read_items(struct reader *reader, const struct config_slot *slot) {
+/* After a list's start event, `start`, to its end. */
+static enum status read_items(struct reader *reader, const struct config_slot *slot,
+                              const yaml_event_t *start) {
     config_list_clear(slot);
+    reader->list_line = start->start_mark.line + 1;
     for (;;) {
         yaml_event_t event;
         TRY(next_event(reader, &event));
@@ -68,6 +94,7 @@ static enum status read_items(struct reader *reader, const struct config_slot *s
                                        "must be a list of plain values");
         }
         yaml_event_delete(&event);
+        if (ended) reader->list_line = 0;
         if (status != STATUS_OK || ended) return status;
     }
 }
@@ -99,7 +126,7 @@ static enum status read_value(struct reader *reader, const yaml_event_t *event, 
     if (config_find(reader->tables, reader->table_count, reader->path, &slot)) {
         TRY(mark_seen(reader, &slot, event));
         if (event->type == YAML_SEQUENCE_START_EVENT && slot.row->type == CONFIG_LIST)
-            return read_items(reader, &slot);
+            return read_items(reader, &slot, event);
         if (event->type != YAML_SCALAR_EVENT)
             return config_fail_value(slot.key, "", source,
                                      event->type == YAML_MAPPING_START_EVENT
@@ -174,8 +201,12 @@ enum status config_read_yaml(const struct config_table *tables, int table_count,
     if (bytes > CONFIG_MAX_BYTES)
         return status_fail(STATUS_CONFIG, "%s: larger than %d bytes, which no config is", name,
                            CONFIG_MAX_BYTES);
-    struct reader reader = {
-        .tables = tables, .table_count = table_count, .name = name, .seen = seen};
+    struct reader reader = {.tables = tables,
+                            .table_count = table_count,
+                            .name = name,
+                            .seen = seen,
+                            .text = text,
+                            .bytes = bytes};
     if (!yaml_parser_initialize(&reader.parser))
         return status_fail(STATUS_MEMORY, "no memory to read %s", name);
     yaml_parser_set_input_string(&reader.parser, (const unsigned char *)text, bytes);
@@ -190,15 +221,17 @@ static enum status read_list_document(struct reader *reader, const struct config
         yaml_event_t event;
         TRY(next_event(reader, &event));
         yaml_event_type_t type = event.type;
+        enum status status =
+            type == YAML_SEQUENCE_START_EVENT ? read_items(reader, slot, &event) : STATUS_OK;
         yaml_event_delete(&event);
-        if (type == YAML_STREAM_END_EVENT) return STATUS_OK;
-        if (type == YAML_SEQUENCE_START_EVENT) TRY(read_items(reader, slot));
+        if (status != STATUS_OK || type == YAML_STREAM_END_EVENT) return status;
     }
 }
 
 enum status config_read_yaml_list(const struct config_slot *slot, const char *text,
                                   struct config_source source) {
-    struct reader reader = {.name = source.name};
+    struct reader reader = {.name = source.name, .text = text, .bytes = strlen(text)};
+    snprintf(reader.path, sizeof reader.path, "%s", slot->key);
     if (!yaml_parser_initialize(&reader.parser))
         return status_fail(STATUS_MEMORY, "no memory to read %s", slot->key);
     yaml_parser_set_input_string(&reader.parser, (const unsigned char *)text, strlen(text));

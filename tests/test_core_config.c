@@ -143,7 +143,12 @@ static void test_errors_say_where_and_what(void **state) {
         {"name: a\n---\nname: b\n", NULL, "more than one document"},
         {"name: \"a\\0b\"\n", NULL, "NUL"},
         {"name: [a\n", NULL, "run.yaml:1: name = \"\" must be one value"},
-        {"name: \"a\n", NULL, "run.yaml:2: "},
+        {"name: \"a\n", NULL, "run.yaml:2: name: "},
+        {"train:\n\trate: 1\n", NULL, "run.yaml:2: a tab: YAML indents with spaces"},
+        {"train: {rate: 1}\nfiles: [\n", NULL,
+         "run.yaml:3: files: did not find expected node content in the list that '[' or '-' begins "
+         "on line 2"},
+        {"", "files=[,]", "argument:1: files: did not find"},
         {"name: \xff\n", NULL, "UTF-8"},
         {"", "name=\xc3\x28", "must be UTF-8"},
         {"", "name=\xed\xa0\x80", "must be UTF-8"},
