@@ -261,5 +261,7 @@ static enum status export_safetensors(const struct export_request *request) {
 enum status export_model(const struct export_request *request) {
     enum status status =
         request->format == EXPORT_GGUF ? export_gguf(request) : export_safetensors(request);
-    return status == STATUS_OK ? status : status_context(status, "%s", request->path);
+    /* what the system refuses names its file already */
+    if (status == STATUS_OK || status == STATUS_IO) return status;
+    return status_context(status, "%s", request->path);
 }

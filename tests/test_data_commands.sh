@@ -126,6 +126,11 @@ refused 1 "other.h5 was made with another tokenizer ($bad/other, hash .*models/b
     "$strata" plot "$bad/metrics.jsonl" --out "$bad/g/h/loss.svg" >"$bad/log" &&
     [ -s "$bad/a/b/out.h5" ] && [ -s "$bad/c/d/model.gguf" ] && [ -s "$bad/e/f/model.safetensors" ] &&
     [ -s "$bad/g/h/loss.svg" ] || { echo "FAILED: folders of outputs: $(cat "$bad/log")"; failures=$((failures + 1)); }
+# A file that can't be written whole is named once.
+said=$( (trap '' XFSZ; ulimit -f 64; "$strata" convert models/base "$bad/full.gguf" 2>&1 >/dev/null))
+[ "$(grep -o "$bad/full.gguf" <<<"$said" | wc -l)" -eq 1 ] && [ "$(wc -l <<<"$said")" -eq 1 ] ||
+    { echo "FAILED: a disk that is full: $said"; failures=$((failures + 1)); }
+refused 1 "README.md: neither a GGUF nor a safetensors file; nor is it a token file or a checkpoint" "$strata" inspect README.md
 in_way="late.txt: a file is in the way of the folder"
 refused 1 "$in_way" "$strata" data tokenize --tokenizer models/base --out "$bad/late.txt/out.h5" README.md
 refused 1 "$in_way" "$strata" convert models/base "$bad/late.txt/b/model.gguf"

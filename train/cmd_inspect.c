@@ -4,6 +4,7 @@
 #include "core/inspect.h"
 #include "core/options.h"
 #include "core/path_hint.h"
+#include "core/text.h"
 #include "data/token_file.h"
 #include "kernels/base/printable.h"
 #include "parallel/checkpoint_summary.h"
@@ -27,6 +28,16 @@ static bool is_hdf5(const char *path) {
     size_t count = file ? fread(start, 1, sizeof start, file) : 0;
     if (file) fclose(file);
     return count == sizeof start && memcmp(start, path_hdf5_signature, sizeof start) == 0;
+}
+
+/* By its name or its first bytes one that may be damaged, but is no other thing. */
+static bool is_model_file(const char *path) {
+    char start[4];
+    FILE *file = fopen(path, "rb");
+    size_t count = file ? fread(start, 1, sizeof start, file) : 0;
+    if (file) fclose(file);
+    return ends_with(path, ".gguf") || ends_with(path, ".safetensors") ||
+           ends_with(path, ".json") || (count == sizeof start && memcmp(start, "GGUF", 4) == 0);
 }
 
 /* Plain lines "key: value", or the object as it is; gives `facts` back. */
@@ -125,7 +136,12 @@ static enum status inspect(const char *path, bool json) {
     bool hdf5 = !directory && is_hdf5(path);
     if ((directory || hdf5) && checkpoint_find(path, &folder))
         return inspect_checkpoint(&folder, json);
-    return hdf5 ? inspect_token_file(path, json) : inspect_model_file(path, json);
+    if (hdf5) return inspect_token_file(path, json);
+    enum status status = inspect_model_file(path, json);
+    if (status != STATUS_FORMAT || is_model_file(path)) return status;
+    return status_fail(status,
+                       "%s; nor is it a token file or a checkpoint, which inspect shows too",
+                       status_message());
 }
 
 int cmd_inspect(int argc, char **argv) {
