@@ -1,4 +1,5 @@
 #define _GNU_SOURCE
+#include "core/adapter.h"
 #include "core/log.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/units.h"
@@ -9,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -67,6 +69,14 @@ static void *load(void *argument) {
     return NULL;
 }
 
+/* What can be told of the adapters before their model is there. */
+static enum status check_adapters(const struct serving_options *options) {
+    struct adapter_config config;
+    for (int i = 0; i < options->adapter_count; i++)
+        TRY(adapter_read_config(&config, strchr(options->adapters[i], '=') + 1));
+    return STATUS_OK;
+}
+
 static enum status start(struct run *run) {
     const struct serving_options *o = &run->options;
     const struct http_options http = {
@@ -79,6 +89,7 @@ static enum status start(struct run *run) {
         .two_lengths = server_two_lengths,
         .context = &run->server,
     };
+    TRY(check_adapters(o));
     TRY(http_open(&run->http, &http));
     log_line(LOG_INFO, "event=loading model=\"%s\" port=%d", o->model, http_port(run->http));
     run->waiter = pthread_self();

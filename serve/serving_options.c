@@ -89,6 +89,10 @@ static enum status add_adapter(struct serving_options *options, const char *valu
     const char *equals = strchr(value, '=');
     if (!equals || equals == value || !equals[1])
         return status_fail(STATUS_CONFIG, "--adapter %s is not NAME=DIR", value);
+    for (int i = 0; i < options->adapter_count; i++)
+        if (strncmp(options->adapters[i], value, (size_t)(equals - value) + 1) == 0)
+            return status_fail(STATUS_CONFIG, "two adapters are called '%.*s'",
+                               (int)(equals - value), value);
     if (options->adapter_count == SERVING_MAX_ADAPTERS)
         return status_fail(STATUS_CONFIG, "more than %d adapters", SERVING_MAX_ADAPTERS);
     options->adapters[options->adapter_count++] = value;

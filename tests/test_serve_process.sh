@@ -37,6 +37,12 @@ grep -q '^total ' "$work/plan.log" || fail "a dry run must say the total"
 "$strata" serve "$work/none" --port 0 >"$work/third.log" 2>"$work/third.err"
 [ $? = 1 ] || fail "a missing model must exit with 1"
 [ -s "$work/third.log" ] && fail "a server that never serves must not say that it listens"
+"$strata" serve "$work/model" --port 0 --adapter "a=$work/none" >"$work/adapter.log" 2>"$work/adapter.err"
+[ $? = 1 ] && [ "$(wc -l <"$work/adapter.err")" = 1 ] && grep -q "$work/none" "$work/adapter.err" ||
+    fail "a missing adapter must be said before the model is loaded"
+"$strata" serve "$work/model" --port 0 --adapter "a=$work/x" --adapter "a=$work/y" 2>"$work/adapter.err"
+[ $? = 2 ] && grep -q "two adapters are called 'a'" "$work/adapter.err" ||
+    fail "two adapters of one name must exit with 2"
 "$strata" serve "$work/model" --contxt 5 >"$work/fourth.log" 2>"$work/fourth.err"
 [ $? = 2 ] || fail "an unknown option must exit with 2"
 grep -q "context" "$work/fourth.err" || fail "an unknown option must name the nearest one"
