@@ -179,10 +179,13 @@ trap 'rm -rf "$folder"' EXIT
 for model in "$folder/base.gguf" "$folder/back"; do
     "$strata" eval "$model" --tokens "$folder/tokens.h5" --context 64 >/dev/null || failures=$((failures + 1))
 done
-# The README's run file is one, and it names every chat template.
+# The README's run file is one, also on a GGUF of its model, and it names every chat template.
 sed -n '/cat >run.yaml <<END/,/^    END/p' README.md | sed '1d;$d;s/^    //' >"$folder/run.yaml"
-"$strata" train "$folder/run.yaml" --dry-run "data.train=$folder/tokens.h5" "train.out=$folder/run" >/dev/null ||
-    { echo "FAILED: the README's run file"; failures=$((failures + 1)); }
+for base in "" "model.path=$folder/base.gguf model.weights=stored"; do
+    "$strata" train "$folder/run.yaml" $base --dry-run "data.train=$folder/tokens.h5" "train.out=$folder/run" |
+        grep -q '^tokenizer: the one that the token files were made with' ||
+        { echo "FAILED: the README's run file $base"; failures=$((failures + 1)); }
+done
 names=$("$strata" data tokenize --tokenizer models/base --out "$folder/o.h5" --template none README.md 2>&1)
 tr '\n' ' ' <README.md | grep -qF -- "--template NAME\`: ${names##*there are }." ||
     { echo "FAILED: the README's chat templates"; failures=$((failures + 1)); }
