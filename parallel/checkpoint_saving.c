@@ -105,7 +105,7 @@ static enum status create_index(struct checkpoint_saving *s, const struct checkp
     if (status == STATUS_OK && s->world->rank == 0)
         status = checkpoint_index_create(checkpoint_index_path(&s->folder).text, r->state, records,
                                          total, &s->index);
-    for (int64_t i = 0; i < total && status == STATUS_OK; i++)
+    for (int64_t i = 0; i < total && status == STATUS_OK && s->world->rank == 0; i++)
         s->bytes += records[i].extent[0] * records[i].extent[1] * (int64_t)sizeof(float);
     free(records);
     return status;
