@@ -44,7 +44,8 @@ static bool is(const struct published_run *run, const char *source) {
 
 static void add(struct plan_model *model, double rows, double cols, enum weight_shard shard,
                 double unit) {
-    model->products[model->product_count++] = (struct plan_product){rows, cols, unit, shard, false};
+    model->products[model->product_count++] =
+        (struct plan_product){.rows = rows, .cols = cols, .row_unit = unit, .shard = shard};
 }
 
 /* Megatron's GPT: as many keys as queries, an MLP of two matrices. Llama: 8 key heads, three. */
@@ -95,7 +96,7 @@ enum status published_predict(const struct published_run *run, const struct plan
                                  .chunks = run->chunks,
                                  .zero = early ? 0 : 1,
                                  .sequence = !early,
-                                 .recompute = early,
+                                 .recompute = early ? RECOMPUTE_FULL : RECOMPUTE_NONE,
                                  .length = run->length,
                                  .global_batch = run->batch,
                                  .micro_batch = run->micro_batch,

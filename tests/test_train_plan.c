@@ -96,6 +96,7 @@ static void test_candidates_are_sorted_and_all_there(void **state) {
     for (int zero = 0; zero <= 3; zero++) assert_true(has(&result, PLAN_ZERO, zero));
     for (int kind = PIPELINE_1F1B; kind <= PIPELINE_ZB_H1; kind++)
         assert_true(has(&result, PLAN_SCHEDULE, kind));
+    assert_true(has(&result, PLAN_RECOMPUTE, RECOMPUTE_SELECTIVE));
     assert_true(has(&result, PLAN_RECOMPUTE, RECOMPUTE_FULL) && has(&result, PLAN_MICRO_BATCH, 4));
     plan_result_free(&result);
     setup_close(&setup);
@@ -237,6 +238,9 @@ static void test_products_take_their_operations(void **state) {
     setup.options.train.recompute = RECOMPUTE_FULL;
     double again = time_of(&setup, &device, 1).seconds / one;
     assert_true(again > 1.25 && again < 4.0 / 3.0); /* a third more, but for the head */
+    setup.options.train.recompute = RECOMPUTE_SELECTIVE;
+    double cheap = time_of(&setup, &device, 1).seconds / one;
+    assert_true(cheap > 1.1 && cheap < again); /* gate and up of seven products */
     setup_close(&setup);
 }
 

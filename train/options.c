@@ -11,7 +11,7 @@ static const char *const dtype_words[] = {"fp32", "bf16", NULL};
 static const char *const weights_words[] = {"auto", "fp32", "bf16", "nf4", "stored", NULL};
 static const char *const mode_words[] = {"full", "lora", NULL};
 static const char *const schedule_words[] = {"cosine", "wsd", "linear", "constant", NULL};
-static const char *const recompute_words[] = {"none", "selective", "full", NULL};
+const char *const train_recompute_words[] = {"none", "selective", "full", NULL};
 static const char *const optimizer_words[] = {"adamw", "adamw8bit", NULL};
 static const char *const offload_words[] = {"none", "optimizer", NULL};
 static const char *const nonfinite_words[] = {"stop", "skip", NULL};
@@ -89,7 +89,8 @@ static const struct config_row train_rows[] = {
              "and leave their data out; 0 never does"},
     {"rewind_factor", CONFIG_DOUBLE, FIELD(train_options, rewind_factor), "1.5", .low = 1,
      .high = 1e6, .help = "a loss above this many medians of the last 64 is too high"},
-    {"recompute", CONFIG_ENUM, FIELD(train_options, recompute), "none", .words = recompute_words,
+    {"recompute", CONFIG_ENUM, FIELD(train_options, recompute), "none",
+     .words = train_recompute_words,
      .help =
          "activations: keep them; selective makes the feed-forward's gate and up, and normed and "
          "rotated heads, again; full keeps each layer's input alone"},
@@ -152,8 +153,9 @@ static const struct config_row parallel_rows[] = {
     {"tp", CONFIG_INT, FIELD(parallel_options, tp), "1", .low = 1, .high = 1024,
      .help = "tensor parallel: ranks that share each layer"},
     {"cp", CONFIG_INT, FIELD(parallel_options, cp), "1", .low = 1, .high = 1024,
-     .help = "context parallel: ranks that share the tokens of each microbatch, for long sequences; "
-             "keys and values go round among them"},
+     .help =
+         "context parallel: ranks that share the tokens of each microbatch, for long sequences; "
+         "keys and values go round among them"},
     {"dp", CONFIG_INT, FIELD(parallel_options, dp), "0", .low = 0, .high = 1e6,
      .help =
          "data parallel: replicas, each with its share of the batch; 0 takes the ranks that the "

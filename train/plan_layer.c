@@ -78,6 +78,23 @@ static void add_pair(const struct plan_place *p, struct plan_cost *cost, double 
     cost->weight += 2.0 * down + thin(p, rows, rank, n, n * (rows + rank));
 }
 
+/* Of selective recomputation: the cheap products, and the tokens that they are made of. */
+static double cheap_seconds(const struct plan_place *p) {
+    struct plan_cost cost = {0};
+    for (int i = 0; i < p->model->product_count; i++) {
+        const struct plan_product *each = &p->model->products[i];
+        double rows = local_rows(p, each), cols = local_cols(p, each);
+        if (!each->cheap) continue;
+        add_matrix(p, &cost, rows, cols, false);
+        if (each->adapted) add_pair(p, &cost, rows, cols);
+    }
+    if (!p->layout->sequence || p->tp < 2.0) return cost.forward;
+    struct cost_link link = cost_group_link(&p->network, &p->layout->mesh, 1u << MESH_TP);
+    double bytes = p->tokens * p->model->hidden * act_bytes(p);
+    return cost.forward + (1.0 - p->device->tensor_overlap) *
+                              cost_collective(COST_ALL_GATHER, (int)p->tp, bytes, &link);
+}
+
 static void add_products(const struct plan_place *p, struct plan_cost *cost) {
     bool lora = p->model->lora_rank > 0.0;
     for (int i = 0; i < p->model->product_count; i++) {
@@ -187,7 +204,8 @@ struct plan_cost plan_layer_cost(const struct plan_place *p) {
     add_elementwise(p, &cost);
     add_sums(p, &cost);
     add_ring(p, &cost, attention);
-    if (p->layout->recompute) cost.input += cost.forward;
+    if (p->layout->recompute == RECOMPUTE_FULL) cost.input += cost.forward;
+    if (p->layout->recompute == RECOMPUTE_SELECTIVE) cost.input += cheap_seconds(p);
     add_shards(p, &cost);
     return cost;
 }

@@ -9,7 +9,8 @@ static void add_product(struct plan_model *model, const struct model_config *con
                               .cols = (double)weight_dim_size(config, row->cols),
                               .row_unit = heads ? (double)config->head_dim : 1.0,
                               .shard = row->shard,
-                              .adapted = adapter && adapter->targets[id]};
+                              .adapted = adapter && adapter->targets[id],
+                              .cheap = id == WEIGHT_GATE || id == WEIGHT_UP};
 }
 
 struct plan_model plan_model_of(const struct model_config *config,

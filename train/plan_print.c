@@ -7,7 +7,7 @@
 #include <string.h>
 
 static const char *recompute_word(const struct plan_choice *choice) {
-    return choice->at[PLAN_RECOMPUTE] == RECOMPUTE_NONE ? "none" : "full";
+    return train_recompute_words[choice->at[PLAN_RECOMPUTE]];
 }
 
 /* "interleaved/4": with its chunks */

@@ -50,7 +50,7 @@ enum status plan_layout_of(struct plan_layout *layout, const struct run_options 
                                    .chunks = (int)p->chunks,
                                    .zero = (int)p->zero,
                                    .sequence = p->sequence && p->tp > 1,
-                                   .recompute = o->train.recompute != RECOMPUTE_NONE,
+                                   .recompute = (enum train_recompute)o->train.recompute,
                                    .length = o->data.sequence_length,
                                    .global_batch = o->train.global_batch,
                                    .per_node = per_node};

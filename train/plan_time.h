@@ -8,6 +8,7 @@
 
 #include "core/adapter.h"
 #include "core/weights.h"
+#include "train/options.h"
 #include "train/plan_device.h"
 
 /* y = x W^T of every layer: W is (rows, cols). */
@@ -15,6 +16,7 @@ struct plan_product {
     double rows, cols, row_unit; /* rows are cut in multiples of row_unit, and one at least */
     enum weight_shard shard;     /* under tensor parallelism */
     bool adapted;                /* a LoRA pair beside it */
+    bool cheap;                  /* made again by selective recomputation */
 };
 
 enum { PLAN_PRODUCTS = 8 };
@@ -58,7 +60,8 @@ struct plan_layout {
     struct mesh mesh;
     int schedule, chunks; /* enum schedule_kind */
     int zero;
-    bool sequence, recompute;
+    bool sequence;
+    enum train_recompute recompute;
     int64_t length, global_batch, micro_batch; /* micro_batch: sequences at once, at least 1 */
     int per_node;                              /* ranks */
 };
