@@ -12,9 +12,11 @@ mkdir -p build-fuzz/seeds
 build-fuzz/make_model_seeds build-fuzz/seeds > /dev/null
 passed=0
 for target in $targets; do
+    seeds=(build-fuzz/seeds) # model files, which the program writes
+    [ ! -d "tests/fuzz/seeds/$target" ] || seeds=("tests/fuzz/seeds/$target")
     mkdir -p "build-fuzz/corpus/$target"
     if build-fuzz/fuzz_"$target" -max_total_time="$seconds" -rss_limit_mb=4096 -timeout=20 \
-        -artifact_prefix="build-fuzz/$target-" "build-fuzz/corpus/$target" build-fuzz/seeds tests/fuzz/seeds \
+        -artifact_prefix="build-fuzz/$target-" "build-fuzz/corpus/$target" "${seeds[@]}" \
         > "build-fuzz/$target.log" 2>&1; then
         passed=$((passed + 1))
         grep -E '^Done|stat::number_of' "build-fuzz/$target.log" | head -1 | sed "s/^/fuzz_$target: /"
