@@ -156,6 +156,11 @@ static enum status scores_of_ranks(struct vocabulary *v, const struct tokenizer 
     return status;
 }
 
+/* U+2581, which stands for a space. */
+static bool is_mark(const struct byte_buffer *text) {
+    return text->count == 3 && memcmp(text->data, "\xE2\x96\x81", 3) == 0;
+}
+
 bool tokenizer_spaces(const struct tokenizer *tokenizer, bool *prefix, bool *trim) {
     const struct normalizer *normalizer = &tokenizer->normalizer;
     const struct pretokenizer *cuts = &tokenizer->pretokenizer;
@@ -168,11 +173,13 @@ bool tokenizer_spaces(const struct tokenizer *tokenizer, bool *prefix, bool *tri
         return true;
     }
     if (normalizer->count == 2 && cuts->count == 0 && ops[0].kind == NORMALIZE_PREPEND &&
-        ops[1].kind == NORMALIZE_REPLACE && !ops[1].regex) {
+        is_mark(&ops[0].content) && ops[1].kind == NORMALIZE_REPLACE && !ops[1].regex &&
+        ops[1].pattern.count == 1 && ops[1].pattern.data[0] == ' ' && is_mark(&ops[1].content)) {
         *prefix = true;
         return true;
     }
     if (normalizer->count == 0 && cuts->count == 1 && cuts->ops[0].kind == PRETOKENIZE_METASPACE &&
+        is_mark(&cuts->ops[0].replacement) &&
         (!cuts->ops[0].split || tokenizer->bpe.cut_at_spaces)) {
         *prefix = cuts->ops[0].prefix != METASPACE_NEVER;
         return true;
