@@ -59,6 +59,8 @@ static void write_engine(struct http_reply *reply, const struct server *server) 
                 (double)stats.pages_used);
     write_value(reply, "kv_pages", "gauge", "KV pages in all.", (double)layout->pages);
     write_value(reply, "steps_total", "counter", "Steps of the engine.", (double)stats.steps);
+    write_value(reply, "batch_largest", "gauge", "Sequences of the largest step so far.",
+                (double)stats.largest_batch);
     write_value(reply, "preemptions_total", "counter", "Sequences that gave their pages back.",
                 (double)stats.preemptions);
     write_value(reply, "kv_evictions_total", "counter", "Reusable pages that were overwritten.",

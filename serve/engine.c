@@ -90,6 +90,7 @@ static void join_line(struct engine *engine, struct generation *generation) {
 
 static void read_gauges(struct engine *engine) {
     engine->stats.steps = engine->steps;
+    engine->stats.largest_batch = engine->largest_batch;
     engine->stats.running = engine->scheduler.running_count;
     engine->stats.waiting = engine->scheduler.waiting_count;
     engine->stats.pages_used = engine->pages.count - engine->pages.idle_count;
@@ -150,6 +151,7 @@ static void run_step(struct engine *engine) {
     scheduler_commit(&engine->scheduler, &engine->plan, engine->step.drawn, engine->step.ended);
     deliver(engine);
     engine->steps++;
+    if (engine->plan.count > engine->largest_batch) engine->largest_batch = engine->plan.count;
 }
 
 static void *serve(void *argument) {

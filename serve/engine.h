@@ -62,6 +62,7 @@ struct engine_stats {
     int64_t running, waiting;
     int64_t pages_used;
     int64_t steps, preemptions, evictions;
+    int64_t largest_batch; /* sequences that went through one step together, at most */
     int64_t prompt_tokens, cached_tokens, output_tokens;
     int64_t cache_hits;                 /* sequences with cached tokens */
     int64_t finished[FINISH_ERROR + 1]; /* by enum finish */

@@ -47,7 +47,7 @@ struct engine {
     struct batch batch;
     int32_t row_count;
     struct generation *live; /* waiting and running, in no order */
-    int64_t steps;
+    int64_t steps, largest_batch;
     double looked; /* when `wanted` was last asked */
 
     pthread_t thread;

@@ -97,11 +97,13 @@ struct record {
 struct records {
     struct record items[REQUESTS];
     int count;
+    atomic_bool held; /* the engine waits at the logits: not all requests are there yet */
 };
 
 static void observe(void *context, const struct generation *generation, int32_t position,
                     const float *logits, int64_t vocab) {
     struct records *records = context;
+    while (atomic_load(&records->held)) nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
     for (int i = 0; i < records->count; i++) {
         struct record *record = &records->items[i];
         if (record->generation != generation) continue;
@@ -166,7 +168,7 @@ static void keep_record(struct record *record, const struct generation *generati
     record->finish = generation->finish;
 }
 
-/* Runs requests [first, first + count) at once. */
+/* Runs requests [first, first + count) at once: nothing is drawn before all of them are there. */
 static void run_requests(struct engine *engine, const struct bench *bench, struct records *records,
                          int first, int count) {
     struct generation *generations[REQUESTS];
@@ -176,7 +178,9 @@ static void run_requests(struct engine *engine, const struct bench *bench, struc
         records->items[i].generation = generations[i];
     }
     records->count = count;
+    atomic_store(&records->held, true);
     for (int i = 0; i < count; i++) assert_ok(engine_submit(engine, generations[i]));
+    atomic_store(&records->held, false);
     for (int i = 0; i < count; i++) wait_for(generations[i]);
     while (!engine_drain(engine, 10.0)) fail_msg("the engine doesn't come to rest");
     for (int i = 0; i < count; i++) {
@@ -207,37 +211,50 @@ static void assert_same(const struct records *got, const struct records *want) {
     }
 }
 
-static void check_mix(const struct bench *bench, const struct records *alone, int32_t budget,
-                      int32_t page_size, size_t kv_tokens, int threads, int64_t *preemptions) {
+/* How 16 requests meet: more than `above` of them in a step, and none, or some, preempted. */
+struct mix {
+    int32_t budget, page_size;
+    size_t kv_tokens;
+    int threads;
+    int64_t above;
+    bool preempts;
+};
+
+static void check_mix(const struct bench *bench, const struct records *alone,
+                      const struct mix *mix) {
     struct records together = {0};
     struct engine_options options = engine_defaults(bench, &together);
-    options.token_budget = budget;
-    options.page_size = page_size;
-    options.threads = threads;
-    options.kv_bytes = kv_tokens * engine_kv_token_bytes(&bench->model.config, bench->kernels->act);
+    options.token_budget = mix->budget;
+    options.page_size = mix->page_size;
+    options.threads = mix->threads;
+    options.kv_bytes =
+        mix->kv_tokens * engine_kv_token_bytes(&bench->model.config, bench->kernels->act);
     struct engine *engine;
     assert_ok(engine_open(&engine, &options));
     run_requests(engine, bench, &together, 0, REQUESTS);
     struct engine_stats stats;
     engine_read_stats(engine, &stats);
-    *preemptions = stats.preemptions;
+    if (stats.largest_batch <= mix->above)
+        fail_msg("at most %lld requests ran together", (long long)stats.largest_batch);
+    assert_int_equal(stats.preemptions > 0, mix->preempts);
     assert_int_equal(stats.pages_used, 0);
     assert_same(&together, alone);
     engine_close(engine);
 }
 
+/* The last mix has pages for a few sequences alone, which give them up often. */
 static void check_promise(enum dtype act) {
+    static const struct mix mixes[] = {{64, 16, 16 * 256, TWO_THREADS, 8, false},
+                                       {16, 64, 16 * 256, 1, 8, false},
+                                       {31, 16, 768, TWO_THREADS, 8, true},
+                                       {31, 16, 256, TWO_THREADS, 2, true}};
     struct bench bench;
     struct records alone = {0};
-    int64_t preemptions;
     bench_open(&bench, act);
     run_alone(&bench, &alone);
     bool adapters_differ = alone.items[0].logits != alone.items[1].logits;
     assert_true(adapters_differ);
-    check_mix(&bench, &alone, 64, 16, 16 * 256, TWO_THREADS, &preemptions);
-    check_mix(&bench, &alone, 16, 64, 16 * 256, 1, &preemptions);
-    check_mix(&bench, &alone, 31, 16, 256, TWO_THREADS, &preemptions);
-    assert_true(preemptions > 0);
+    for (size_t i = 0; i < sizeof mixes / sizeof *mixes; i++) check_mix(&bench, &alone, &mixes[i]);
     bench_close(&bench);
 }
 
@@ -249,6 +266,57 @@ static void test_batch_changes_nothing_f32(void **state) {
 static void test_batch_changes_nothing_bf16(void **state) {
     (void)state;
     check_promise(DTYPE_BF16);
+}
+
+/* The tokens of a greedy answer of at most LENGTH; the model names its ends. */
+enum { LENGTH = 40 };
+
+static struct record run_greedy(const struct bench *bench) {
+    struct records records = {0};
+    struct engine_options options = engine_defaults(bench, &records);
+    struct engine *engine;
+    assert_ok(engine_open(&engine, &options));
+    struct generation_options *ask = generation_options_create();
+    ask->max_tokens = LENGTH;
+    const int32_t prompt[3] = {4, 8, 15};
+    struct generation *generation;
+    assert_ok(generation_create(&generation, ask, prompt, 3, ADAPTER_NONE, 0, bench->tokenizer));
+    generation_options_release(ask);
+    assert_ok(engine_submit(engine, generation));
+    wait_for(generation);
+    keep_record(&records.items[0], generation);
+    generation_release(generation);
+    engine_close(engine);
+    return records.items[0];
+}
+
+/* Where `token` stands first in `tokens`, or `count`. */
+static int32_t first_place(const int32_t *tokens, int32_t count, int32_t token) {
+    int32_t i = 0;
+    while (i < count && tokens[i] != token) i++;
+    return i;
+}
+
+/* An answer ends at whichever of the model's ends comes first, wherever that stands in the list. */
+static void test_each_end_of_the_model_ends(void **state) {
+    (void)state;
+    struct bench bench;
+    bench_open(&bench, DTYPE_F32);
+    const struct record whole = run_greedy(&bench);
+    assert_int_equal(whole.finish, FINISH_LENGTH);
+    int32_t end = whole.tokens[2], at = first_place(whole.tokens, whole.count, end), never = 0;
+    while (first_place(whole.tokens, whole.count, never) < whole.count) never++;
+    struct model_config *config = &bench.model.config;
+    config->eos_count = 2;
+    for (int i = 0; i < 2; i++) {
+        config->eos[i] = end;
+        config->eos[1 - i] = never;
+        const struct record ended = run_greedy(&bench);
+        assert_int_equal(ended.finish, FINISH_STOP);
+        assert_true(ended.count <= at + 1 && ended.count < LENGTH);
+        assert_memory_equal(ended.tokens, whole.tokens, (size_t)ended.count * sizeof(int32_t));
+    }
+    bench_close(&bench);
 }
 
 static void test_reused_prefix_changes_nothing(void **state) {
@@ -405,6 +473,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batch_changes_nothing_f32),
         cmocka_unit_test(test_batch_changes_nothing_bf16),
+        cmocka_unit_test(test_each_end_of_the_model_ends),
         cmocka_unit_test(test_reused_prefix_changes_nothing),
         cmocka_unit_test(test_prompt_scores_equal_drawn_ones),
         cmocka_unit_test(test_cancelled_generations_end_and_free_their_pages),
