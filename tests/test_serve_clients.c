@@ -159,6 +159,7 @@ static void test_metrics_keep_the_rules(void **state) {
     }
     static const char *const wanted[] = {"requests_running",
                                          "requests_waiting",
+                                         "batch_largest",
                                          "kv_pages_used",
                                          "kv_pages",
                                          "prompt_tokens_total",

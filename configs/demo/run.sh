@@ -20,7 +20,7 @@ done
 say "2. LoRA fine-tuning on 2 ranks"
 mpirun -n 2 --oversubscribe --bind-to none "$strata" train configs/demo/lora.yaml train.threads=1
 "$strata" plot "$work/run" --out "$work/loss.svg"
-grep -q '<svg' "$work/loss.svg" || { echo "there is no loss plot in $work/loss.svg"; exit 1; }
+grep -q '<polyline' "$work/loss.svg" || { echo "there is no curve in $work/loss.svg"; exit 1; }
 
 say "3. Held-out loss before and after (other wordings than those trained on)"
 "$strata" train configs/demo/lora.yaml train.out="$work/before" train.steps=1 train.lr=0 \
