@@ -409,7 +409,7 @@ void VARIANT(attention_part_backward_cpu)(struct stream *s,
                             .lse = a->lse,
                             .shape = a->shape};
     size_t bytes = (size_t)(a->keys * a->shape.kv_heads * a->shape.head_dim) * sizeof *a->dk;
-    memset(a->dk, 0, bytes);
-    memset(a->dv, 0, bytes);
+    if (bytes > 0) memset(a->dk, 0, bytes);
+    if (bytes > 0) memset(a->dv, 0, bytes);
     backward_all(s, &job, a->first ? a->tokens * a->shape.heads : 0);
 }

@@ -301,7 +301,7 @@ void VARIANT(attention_part_forward_cpu)(struct stream *s,
                             .kv = &kv,
                             .shape = a->shape};
     int64_t rows = a->first ? a->tokens * a->shape.heads : 0;
-    memset(a->o, 0, (size_t)(rows * a->shape.head_dim) * sizeof *a->o);
+    if (rows > 0) memset(a->o, 0, (size_t)(rows * a->shape.head_dim) * sizeof *a->o);
     for (int64_t i = 0; i < rows; i++) a->lse[i] = -INFINITY;
     forward_all(s, &job);
 }
