@@ -62,7 +62,7 @@ soak: build asan-build ## the tests with trials by the dozen (hours)
 peers: build ## compare with PyTorch, transformers and PEFT in a virtual environment
 	tests/peers/run.sh
 
-bench: build ## the speed goals against PyTorch and this machine's ceilings (half an hour)
+bench: build ## the speed goals against PyTorch and this machine's ceilings (35 minutes)
 	tests/bench.sh $(BUILD)
 
 format: ## clang-format all of our C

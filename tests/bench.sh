@@ -91,9 +91,9 @@ echo "threads: $threads; $(uptime | sed 's/.*load/load/')"
 if [ -n "$quick" ]; then
     echo "tiny shapes, a minute, a few with PyTorch: the figures say nothing"
 elif [ -n "$torch" ]; then
-    echo "about 28 minutes on 2 cores; leave the machine alone until the table comes"
+    echo "about 35 minutes on 2 cores; leave the machine alone until the table comes"
 else
-    echo "about 18 minutes on 2 cores, without PyTorch's side: no .venv (make peers makes it)"
+    echo "about 25 minutes on 2 cores, without PyTorch's side: no .venv (make peers makes it)"
 fi
 
 part peak_first "$build"/bench_peak "$threads"
