@@ -73,6 +73,33 @@ static void test_bytes_are_the_trainers(void **state) {
     setup_close(&setup);
 }
 
+/* On the CPU a node's memory is also where offloaded state lies, unless that is in a file. */
+static void test_offloaded_state_is_the_nodes(void **state) {
+    (void)state;
+    struct setup setup;
+    struct plan_result result;
+    char path[] = ".";
+    setup_open(&setup);
+    setup.options.train.offload = OFFLOAD_OPTIMIZER;
+    setup.request.device = *plan_device_find("cpu");
+    setup.request.device.memory = 1e12;
+    setup.request.nodes = setup.request.per_node = 1;
+    for (int in_file = 0; in_file < 2; in_file++) {
+        char *was = setup.options.train.offload_path;
+        if (in_file) setup.options.train.offload_path = path;
+        assert_ok(plan_search(&result, &setup.request));
+        const struct trainer_memory *memory = &result.candidates[0].memory;
+        double offloaded = in_file ? 0.0 : (double)memory->offloaded;
+        assert_true(memory->offloaded > 0);
+        assert_true(result.candidates[0].device_bytes == (double)trainer_memory_total(memory) +
+                                                             offloaded +
+                                                             setup.request.device.reserve);
+        plan_result_free(&result);
+        setup.options.train.offload_path = was;
+    }
+    setup_close(&setup);
+}
+
 static void test_candidates_are_sorted_and_all_there(void **state) {
     (void)state;
     struct setup setup;
@@ -359,6 +386,7 @@ static void test_runs_that_tell_too_little_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bytes_are_the_trainers),
+        cmocka_unit_test(test_offloaded_state_is_the_nodes),
         cmocka_unit_test(test_candidates_are_sorted_and_all_there),
         cmocka_unit_test(test_fixed_keys_stay),
         cmocka_unit_test(test_what_cannot_fit_is_refused),

@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { EXIT_STOPPED = 75, DEFAULT_STEPS = 20 };
+enum { DEFAULT_STEPS = 20 };
 
 static const char usage[] =
     "usage: strata bench scaling RUN... [--out DIR]\n"

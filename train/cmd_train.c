@@ -11,7 +11,7 @@
 #include <string.h>
 
 /* EX_TEMPFAIL: stopped by a signal after a checkpoint; the same command goes on from there. */
-enum { EXIT_STOPPED = 75, LEAVE_SECONDS = 30 };
+enum { LEAVE_SECONDS = 30 };
 
 static void print_usage(FILE *out) {
     fprintf(

@@ -2,6 +2,10 @@
 #ifndef STRATA_TRAIN_COMMANDS_H
 #define STRATA_TRAIN_COMMANDS_H
 
+/* The exit code of a run that was stopped and goes on when it is started again: sysexits.h's
+ * EX_TEMPFAIL. */
+enum { EXIT_STOPPED = 75 };
+
 /* strata bench scaling: how training gets faster with more ranks; 75 when a run was stopped. */
 int cmd_bench(int argc, char **argv);
 

@@ -2,6 +2,7 @@
 
 #include "core/shard.h"
 #include "kernels/base/units.h"
+#include "train/trainer_parts.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -62,20 +63,11 @@ enum status plan_layout_of(struct plan_layout *layout, const struct run_options 
     return STATUS_OK;
 }
 
-static enum status read_config(struct model_config *config, const struct run_options *o) {
-    struct model_file file;
-    if (!*o->model.path) return model_config_read_json(config, o->model.config);
-    TRY(model_file_open(&file, o->model.path, false));
-    enum status status = model_config_read(config, &file);
-    model_file_close(&file);
-    return status;
-}
-
 enum status plan_read_model(struct plan_model *model, const struct run_options *o) {
     struct model_config config;
     struct adapter_config adapter;
     bool lora = o->train.mode == TRAIN_LORA;
-    TRY(read_config(&config, o));
+    TRY(trainer_read_config(o, &config));
     if (lora && *o->lora.init_from)
         TRY(adapter_read_config(&adapter, o->lora.init_from));
     else if (lora)
@@ -126,6 +118,8 @@ static enum status count_bytes(const struct search *s, const struct run_options 
             .at = {[MESH_TP] = mesh->size[MESH_TP] - 1, [MESH_PP] = stage}};
         TRY(trainer_plan_rank(options, mesh_rank(mesh, &place), s->ranks, &bytes));
         s->stage_bytes[stage] = (double)trainer_memory_total(&bytes);
+        if (s->request->device.shared_memory && !*options->train.offload_path)
+            s->stage_bytes[stage] += (double)bytes.offloaded;
         if (trainer_memory_total(&bytes) > trainer_memory_total(&candidate->memory))
             candidate->memory = bytes;
     }
@@ -306,7 +300,7 @@ enum status plan_search(struct plan_result *result, const struct plan_request *r
                            plan_habits_of_strata(request->options->model.dtype == OPTION_BF16),
                        .ranks = request->nodes * request->per_node,
                        .smallest = INFINITY};
-    TRY(read_config(&s.config, request->options));
+    TRY(trainer_read_config(request->options, &s.config));
     TRY(plan_read_model(&result->model, request->options));
     s.stage_bytes = calloc((size_t)s.ranks, sizeof *s.stage_bytes);
     if (!s.stage_bytes) return status_fail(STATUS_MEMORY, "no memory to plan %d ranks", s.ranks);

@@ -3,6 +3,7 @@
 
 #include "core/directory.h"
 #include "core/log.h"
+#include "train/commands.h"
 #include "train/scaling.h"
 
 #include <errno.h>
@@ -16,7 +17,7 @@
 
 extern char **environ;
 
-enum { EXIT_STOPPED = 75, LINE_BYTES = 1024 };
+enum { LINE_BYTES = 1024 };
 
 /* --- words -------------------------------------------------------------------------------------
  */

@@ -29,8 +29,7 @@ bool trainer_splits_sequence(const struct trainer *t) {
     return t->options->parallel.sequence && t->mesh.size[MESH_TP] > 1;
 }
 
-static enum status read_model_config(const struct trainer *t, struct model_config *config) {
-    const struct run_options *o = t->options;
+enum status trainer_read_config(const struct run_options *o, struct model_config *config) {
     if (*o->model.path) {
         struct model_file file;
         TRY(model_file_open(&file, o->model.path, false));
@@ -46,7 +45,7 @@ static enum status read_model_config(const struct trainer *t, struct model_confi
 
 enum status trainer_open_tensor_parallel(struct trainer *t) {
     struct model_config config;
-    TRY(parallel_agree(&t->parallel->world, read_model_config(t, &config)));
+    TRY(parallel_agree(&t->parallel->world, trainer_read_config(t->options, &config)));
     TRY(shard_check(&config, t->mesh.size[MESH_TP])); /* the same on all ranks */
     return tensor_parallel_open(&t->tensor, &t->comms.comm[MESH_TP], &config);
 }
@@ -55,7 +54,7 @@ enum status trainer_open_model(struct trainer *t) {
     const struct run_options *o = t->options;
     struct model_config config;
     struct shard shard;
-    TRY(read_model_config(t, &config));
+    TRY(trainer_read_config(t->options, &config));
     TRY(stages_shard(o, &t->mesh, &t->place, &config, &shard));
     if (o->parallel.zero == 3) return sharded_model_open(t, &config, &shard, matrix_layout(t));
     if (!*o->model.path) {
@@ -73,7 +72,7 @@ enum status trainer_open_model(struct trainer *t) {
 
 enum status trainer_describe_model(struct trainer *t, struct arena *weights) {
     struct model_config config;
-    TRY(read_model_config(t, &config));
+    TRY(trainer_read_config(t->options, &config));
     struct shard shard;
     TRY(stages_shard(t->options, &t->mesh, &t->place, &config, &shard));
     if (!*t->options->model.path)

@@ -18,6 +18,9 @@ static inline bool trainer_steps_alone(const struct trainer *t) {
 enum dtype trainer_dtype(const struct trainer *t);
 bool trainer_splits_sequence(const struct trainer *t);
 
+/* Of model.path or model.config, for data.sequence_length. */
+enum status trainer_read_config(const struct run_options *options, struct model_config *config);
+
 /* Agreed on before communicators are split by it. Collective. */
 enum status trainer_open_tensor_parallel(struct trainer *t);
 
