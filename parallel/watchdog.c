@@ -59,6 +59,11 @@ static void expect_end(struct watchdog *w) {
     if (w->rank == 0 || w->rank == w->deputy) watchdog_tell_all(w, MESSAGE_ABORT);
 }
 
+static void take_accusation(struct watchdog *w) {
+    w->accused = clock_seconds() + 0.8 * watchdog_accused_seconds(w); /* the verdict takes time */
+    w->next_look = 0.0;
+}
+
 static void obey(struct watchdog *w, int rank, const struct watch_message *message) {
     switch ((enum message_kind)message->kind) {
     case MESSAGE_BEAT:
@@ -67,7 +72,7 @@ static void obey(struct watchdog *w, int rank, const struct watch_message *messa
         w->overdue = true;
         break;
     case MESSAGE_FAILED:
-        w->failed = true;
+        take_accusation(w);
         break;
     case MESSAGE_COLLECT:
         answer(w, rank);
@@ -105,7 +110,10 @@ static void receive(struct watchdog *w, int rank) {
 /* Sleeps until something arrives, or for a tick. */
 static void wait_for_news(struct watchdog *w) {
     double until = w->looped + w->tick;
-    if (w->open) until = least(until, w->deadline);
+    if (w->open)
+        until = least(until, w->deadline);
+    else if (w->next_look > w->looped && w->next_look < w->accused)
+        until = least(until, w->next_look);
     int ms = (int)(1e3 * (until - clock_seconds())) + 1;
     w->polled[w->size] = (struct pollfd){.fd = w->wake[0], .events = POLLIN};
     for (int r = 0; r < w->size; r++) {
@@ -177,7 +185,7 @@ static bool serve_request(struct watchdog *w) {
     int request = atomic_exchange(&w->request, REQUEST_NONE);
     if (request == REQUEST_NONE) return true;
     if (request == REQUEST_ACCUSE) {
-        w->failed = true;
+        take_accusation(w);
         tell_judges(w, MESSAGE_FAILED);
     }
     if (request == REQUEST_ABORT) {
@@ -212,7 +220,7 @@ void watchdog_ask(struct watchdog *w, enum request request, double seconds) {
 
 void watchdog_accuse(struct watchdog *w) {
     if (!w || !w->started) return;
-    double wait = least(0.5 * w->seconds, 1.0);
+    double wait = watchdog_accused_seconds(w);
     watchdog_ask(w, REQUEST_ACCUSE, wait);
     nanosleep(
         &(struct timespec){.tv_sec = wait >= 1.0, .tv_nsec = wait >= 1.0 ? 0 : (long)(1e9 * wait)},

@@ -111,6 +111,16 @@ static _Noreturn void pronounce(struct watchdog *w, const struct verdict *verdic
     _exit(WATCHDOG_EXIT);
 }
 
+/* A call failed because ranks made different ones, and some have not come to theirs: who is right
+ * shows better, and all are named, when they have. */
+static bool more_may_come(const struct watchdog *w, const struct verdict *verdict) {
+    int judged = 0;
+    if (verdict->kind != VERDICT_MISMATCH || verdict->pair || w->next_look >= w->accused)
+        return false;
+    for (int r = 0; r < verdict->ranks; r++) judged += verdict->culprit[r] || verdict->waiting[r];
+    return judged < verdict->call.ring->size;
+}
+
 /* Decides on what has come in. */
 static void close_case(struct watchdog *w) {
     struct verdict verdict;
@@ -126,16 +136,19 @@ static void close_case(struct watchdog *w) {
         if (ranks[r].presence == PRESENT && !ranks[r].rings) ranks[r].presence = UNKNOWN;
     }
     double limit = w->overdue ? w->seconds : 1e9; /* else only what is wrong at any age */
-    w->overdue = w->failed = false;
+    w->overdue = false;
+    w->next_look = clock_seconds() + 1e-3 * WATCHDOG_LOOK_MS;
     if (verdict_decide(&verdict, ranks, w->size, w->rank, limit) == STATUS_OK) {
-        if (verdict.kind != VERDICT_NONE) pronounce(w, &verdict, ranks);
+        if (verdict.kind != VERDICT_NONE && !more_may_come(w, &verdict))
+            pronounce(w, &verdict, ranks);
         verdict_free(&verdict);
     }
     watchdog_forget_answers(w);
 }
 
 void watchdog_judge(struct watchdog *w) {
-    bool reason = w->overdue || w->failed || anyone(w, GONE) || anyone(w, SILENT);
+    bool reason = w->overdue || watchdog_looks_again(w, clock_seconds()) || anyone(w, GONE) ||
+                  anyone(w, SILENT);
     if (!i_judge(w) || w->ending > 0.0) return;
     if (!w->open && reason) open_case(w);
     if (w->open && (all_answered(w) || clock_seconds() >= w->deadline)) close_case(w);

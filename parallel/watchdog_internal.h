@@ -15,6 +15,7 @@
 
 enum {
     WATCHDOG_HOST_BYTES = 64,
+    WATCHDOG_LOOK_MS = 50,    /* between two looks at a failed call */
     WATCHDOG_END_SECONDS = 5, /* until a process that should have been ended ends itself */
     WATCHDOG_EXIT = 1
 };
@@ -60,7 +61,9 @@ struct watchdog {
 
     double looped, awake, beaten; /* clock_seconds of: the last loop; since when I have not been
                                      stopped; the last heartbeat */
-    bool overdue, failed;         /* reasons for a case */
+    bool overdue;                 /* a reason for a case */
+    double accused, next_look;    /* until when a failed call is one, and when it is looked at
+                                     next: others may yet have to enter it */
     bool open;                    /* a case is */
     double deadline;
     double ending; /* when to end after another one's MESSAGE_ABORT; 0: none came */
@@ -68,6 +71,15 @@ struct watchdog {
 
 static inline double least(double a, double b) {
     return a < b ? a : b;
+}
+
+/* How long a rank whose call failed waits for a verdict before it ends the job. */
+static inline double watchdog_accused_seconds(const struct watchdog *w) {
+    return least(0.5 * w->seconds, 1.0);
+}
+
+static inline bool watchdog_looks_again(const struct watchdog *w, double now) {
+    return now < w->accused && now >= w->next_look;
 }
 
 /* Sends to a rank that is connected; a link that breaks is closed. */

@@ -61,6 +61,7 @@ enum action {
     LEAVE,
     EXIT,
     ALONE,
+    HALF_EARLY,
     FOREVER
 };
 
@@ -69,15 +70,20 @@ static const struct fault {
     int rank, op;
     enum action action;
 } faults[] = {
-    {"none", -1, 0, NOTHING},       {"walk", -1, 0, FOREVER},      {"killed", 2, 1, KILL},
-    {"killed-first", 0, 1, KILL},   {"exited", 3, 6, EXIT},        {"stopped", 1, 1, STOP},
-    {"stopped-first", 0, 8, STOP},  {"asleep", 3, 1, SLEEP},       {"asleep-first", 0, 1, SLEEP},
-    {"asleep-tp", 3, 0, SLEEP},     {"asleep-start", 2, 4, SLEEP}, {"asleep-wait", 1, 5, SLEEP},
-    {"asleep-send", 0, 2, SLEEP},   {"count", 3, 1, HALF},         {"count-gather", 1, 6, HALF},
-    {"count-send", 2, 2, HALF},     {"type", 2, 1, DOUBLES},       {"type-tp", 1, 0, DOUBLES},
-    {"missed", 2, 1, SKIP},         {"missed-start", 1, 4, SKIP},  {"missed-send", 2, 2, SKIP},
-    {"missed-barrier", 3, 8, SKIP}, {"order", 0, 7, SWAP},         {"order-comms", 1, 0, SWAP},
-    {"extra-tp", 1, 0, TWICE},      {"extra-world", 0, 8, ALONE},  {"left", 2, 6, LEAVE},
+    {"none", -1, 0, NOTHING},      {"walk", -1, 0, FOREVER},
+    {"killed", 2, 1, KILL},        {"killed-first", 0, 1, KILL},
+    {"exited", 3, 6, EXIT},        {"stopped", 1, 1, STOP},
+    {"stopped-first", 0, 8, STOP}, {"asleep", 3, 1, SLEEP},
+    {"asleep-first", 0, 1, SLEEP}, {"asleep-tp", 3, 0, SLEEP},
+    {"asleep-start", 2, 4, SLEEP}, {"asleep-wait", 1, 5, SLEEP},
+    {"asleep-send", 0, 2, SLEEP},  {"count", 3, 1, HALF},
+    {"count-gather", 1, 6, HALF},  {"count-send", 2, 2, HALF},
+    {"type", 2, 1, DOUBLES},       {"type-tp", 1, 0, DOUBLES},
+    {"missed", 2, 1, SKIP},        {"missed-start", 1, 4, SKIP},
+    {"missed-send", 2, 2, SKIP},   {"missed-barrier", 3, 8, SKIP},
+    {"order", 0, 7, SWAP},         {"order-comms", 1, 0, SWAP},
+    {"extra-tp", 1, 0, TWICE},     {"extra-world", 0, 8, ALONE},
+    {"left", 2, 6, LEAVE},         {"count-early", 3, 1, HALF_EARLY},
 };
 
 static struct parallel job;
@@ -157,6 +163,7 @@ static int go_wrong(const struct fault *fault) {
     case SKIP:
         break;
     case HALF:
+    case HALF_EARLY:
         make_call(op, op->count / 2, DTYPE_F32);
         break;
     case DOUBLES:
@@ -182,8 +189,9 @@ static int go_wrong(const struct fault *fault) {
     return 1;
 }
 
-static void run_round(const struct fault *fault, bool faulty) {
+static void run_round(const struct fault *fault, bool faulty, bool late) {
     for (int i = 0; i < OPS;) {
+        if (late && i == fault->op) nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
         if (faulty && fault->action != ALONE && i == fault->op) {
             i += go_wrong(fault);
         } else {
@@ -224,7 +232,10 @@ int main(int argc, char **argv) {
         return 2;
     for (int round = 0; round < ROUNDS || fault->action == FOREVER; round++) {
         if (fault->action == FOREVER) pause_between(round);
-        run_round(fault, round == FAULTY_ROUND && rank == fault->rank);
+        bool faulty = round == FAULTY_ROUND;
+        /* who fails sees it long before ranks 0 and 1 are there */
+        bool late = faulty && fault->action == HALF_EARLY && rank < 2;
+        run_round(fault, faulty && rank == fault->rank, late);
     }
     end_alone(fault);
     comm_close(&tp);

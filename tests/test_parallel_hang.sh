@@ -69,6 +69,7 @@ fault soak asleep-start "rank 2 $h never entered world start_all_reduce #[0-9]+ 
 fault soak asleep-wait "rank 1 $h started and never waited for world start_all_reduce #[0-9]+ \\(layer 12 backward, microbatch 3\\); "
 fault soak asleep-send "rank 0 $h never entered world send #4 to rank 1 \\(layer 3 forward, microbatch 1\\); rank 1 waits"
 fault always count "rank 3 $h called world all_reduce #[0-9]+ with 10000 f32 \\(layer 2 forward, microbatch 1\\) where ranks 0, 1, 2 called it with 20000 f32"
+fault always count-early "rank 3 $h called world all_reduce #[0-9]+ with 10000 f32 \\(layer 2 forward, microbatch 1\\) where ranks 0, 1, 2 called it with 20000 f32"
 fault soak count-gather "rank 1 $h called dp all_gather #4 with 1500 f32 \\(head backward\\) where rank 3 called it with 3000 f32"
 fault soak count-send "rank 2 $h called world send #4 with 50 f32 to rank 3 .* where rank 3 called recv with 100 f32 from rank 2"
 fault soak type "rank 2 $h called world all_reduce #[0-9]+ with 20000 f64 .* where ranks 0, 1, 3 called it with 20000 f32"
