@@ -108,16 +108,39 @@ static void norm_heads(const struct exec *exec, const struct model *model, int l
                              c->norm_eps);
 }
 
-/* norm(x) of all tokens, in scratch; x and rstd (or NULL) are of mine. */
-static void *normed_input(const struct exec *exec, const struct model *model, enum weight_id id,
-                          int layer, int64_t tokens, const void *x, float *rstd) {
+/* Scratch for norm(x) of all tokens, with mine in it; x and rstd (or NULL) are of mine. */
+static void *norm_mine(const struct exec *exec, const struct model *model, enum weight_id id,
+                       int layer, int64_t tokens, const void *x, float *rstd) {
     const struct model_config *c = &model->local;
     void *all = scratch_act(exec, sequence_rows(exec, tokens) * c->hidden);
     exec->k->rmsnorm_forward(exec->stream, sequence_mine(exec, all, tokens, c->hidden), rstd, x,
                              vector(model, id, layer), sequence_part(exec, tokens).count, c->hidden,
                              c->norm_eps);
-    sequence_gather(exec, all, tokens, c->hidden);
     return all;
+}
+
+/* norm(x) of all tokens, in scratch. */
+static void *normed_input(const struct exec *exec, const struct model *model, enum weight_id id,
+                          int layer, int64_t tokens, const void *x, float *rstd) {
+    void *all = norm_mine(exec, model, id, layer, tokens, x, rstd);
+    sequence_gather(exec, all, tokens, model->local.hidden);
+    return all;
+}
+
+/* The same in backward, started: what comes first does not read it. */
+static struct sequence_gathering normed_again(const struct exec *exec, const struct model *model,
+                                              enum weight_id id, int layer, int64_t tokens,
+                                              const void *x) {
+    void *all = norm_mine(exec, model, id, layer, tokens, x, NULL);
+    return sequence_start_gather(exec, all, tokens, model->local.hidden);
+}
+
+/* And where linear_backward reads it. */
+static struct sequence_gathering normed_for(const struct exec *exec, const struct model *model,
+                                            enum weight_id id, int layer, const struct batch *batch,
+                                            const void *x) {
+    if (batch->weights_later && batch->span_count == 0) return (struct sequence_gathering){0};
+    return normed_again(exec, model, id, layer, batch->tokens, x);
 }
 
 /* y = x + Wo input or x + Wd input: y and x are of my tokens, input is of all. */
@@ -234,12 +257,10 @@ static void norm_backward(const struct exec *exec, const struct model *model, en
     exec->k->rmsnorm_backward(exec->stream, &args);
 }
 
-/* `d` of all tokens; kept where the gradients of weights come later, as backward goes on in `d`. */
-static const void *gather_gradient(const struct exec *exec, const struct batch *batch,
-                                   const void *d, void *kept, int64_t width) {
-    const void *all = sequence_all(exec, d, batch->tokens, width);
+/* Where the gradients of weights come later: `d` of all tokens, as backward goes on in `d`. */
+static void keep_gradient(const struct exec *exec, const struct batch *batch, void *kept,
+                          const void *all, int64_t width) {
     if (batch->weights_later) memcpy(kept, all, act_bytes(exec, batch->tokens * width));
-    return all;
 }
 
 /* d: gradient of out -> gradient of mid */
@@ -248,25 +269,24 @@ static void mlp_half_backward(const struct exec *exec, const struct model *model
     const struct model_config *c = &model->local;
     int64_t n = batch->tokens;
     size_t mark = arena_mark(exec->scratch);
-    const void *d_all = gather_gradient(exec, batch, d, acts->d_out, c->hidden);
+    struct sequence_gathering d_all = sequence_start_all(exec, d, n, c->hidden);
     void *d_product = scratch_act(exec, n * c->ffn);
     void *product = batch->weights_later ? acts->product : scratch_act(exec, n * c->ffn);
     exec->k->swiglu_forward(exec->stream, product, acts->gate, acts->up, n * c->ffn);
-    struct linear_backward_args args = {.id = WEIGHT_DOWN, .layer = layer};
-    args.dx = d_product;
-    args.dy = d_all;
-    args.x = product;
-    linear_backward(exec, model, batch, &args);
+    sequence_wait(exec, &d_all);
+    keep_gradient(exec, batch, acts->d_out, d_all.all, c->hidden);
+    const struct linear_backward_args down = {WEIGHT_DOWN, layer, d_product, d_all.all, false};
+    linear_backward(exec, model, batch, &down, 1, &(struct sequence_gathering){.all = product});
     exec->k->swiglu_backward(exec->stream, acts->gate, acts->up, d_product, acts->gate, acts->up,
                              n * c->ffn);
     arena_release(exec->scratch, mark);
 
-    void *normed = normed_input(exec, model, WEIGHT_MLP_NORM, layer, n, acts->mid, NULL);
+    struct sequence_gathering normed =
+        normed_for(exec, model, WEIGHT_MLP_NORM, layer, batch, acts->mid);
     void *d_normed = scratch_act(exec, sequence_rows(exec, n) * c->hidden);
-    args = (struct linear_backward_args){WEIGHT_GATE, layer, d_normed, acts->gate, normed, false};
-    linear_backward(exec, model, batch, &args);
-    args = (struct linear_backward_args){WEIGHT_UP, layer, d_normed, acts->up, normed, true};
-    linear_backward(exec, model, batch, &args);
+    const struct linear_backward_args in[] = {{WEIGHT_GATE, layer, d_normed, acts->gate, false},
+                                              {WEIGHT_UP, layer, d_normed, acts->up, true}};
+    linear_backward(exec, model, batch, in, 2, &normed);
     norm_backward(exec, model, WEIGHT_MLP_NORM, layer, n, d, d_normed, acts->mid, acts->rstd2);
     arena_release(exec->scratch, mark);
 }
@@ -308,9 +328,10 @@ static void attention_core_backward(const struct exec *exec, const struct model 
     size_t mark = arena_mark(exec->scratch);
     void *d_o = scratch_act(exec, n * c->heads * c->head_dim);
     float *rowsum = scratch_f32(exec, n * c->heads);
-    const void *d_all = gather_gradient(exec, batch, d, acts->d_mid, c->hidden);
-    const struct linear_backward_args out = {WEIGHT_O, layer, d_o, d_all, acts->o, false};
-    linear_backward(exec, model, batch, &out);
+    const void *d_all = sequence_all(exec, d, n, c->hidden);
+    keep_gradient(exec, batch, acts->d_mid, d_all, c->hidden);
+    const struct linear_backward_args out = {WEIGHT_O, layer, d_o, d_all, false};
+    linear_backward(exec, model, batch, &out, 1, &(struct sequence_gathering){.all = acts->o});
     const struct attention_backward_args args = {.dq = dqkv->q,
                                                  .dk = dqkv->k,
                                                  .dv = dqkv->v,
@@ -344,13 +365,14 @@ static void attention_half_backward(const struct exec *exec, const struct model 
                                   scratch_act(exec, n * kv_width)};
     attention_core_backward(exec, model, layer, batch, rope_table, acts, d, &dqkv);
 
-    void *normed = normed_input(exec, model, WEIGHT_ATTN_NORM, layer, n, acts->x, NULL);
+    struct sequence_gathering normed =
+        normed_for(exec, model, WEIGHT_ATTN_NORM, layer, batch, acts->x);
     bool need_d_normed = need_dx || vector_gradient(model, WEIGHT_ATTN_NORM, layer);
     void *d_normed = need_d_normed ? scratch_act(exec, sequence_rows(exec, n) * c->hidden) : NULL;
-    const struct linear_backward_args args[] = {{WEIGHT_Q, layer, d_normed, dqkv.q, normed, false},
-                                                {WEIGHT_K, layer, d_normed, dqkv.k, normed, true},
-                                                {WEIGHT_V, layer, d_normed, dqkv.v, normed, true}};
-    for (int i = 0; i < 3; i++) linear_backward(exec, model, batch, &args[i]);
+    const struct linear_backward_args args[] = {{WEIGHT_Q, layer, d_normed, dqkv.q, false},
+                                                {WEIGHT_K, layer, d_normed, dqkv.k, true},
+                                                {WEIGHT_V, layer, d_normed, dqkv.v, true}};
+    linear_backward(exec, model, batch, args, 3, &normed);
     if (need_d_normed)
         norm_backward(exec, model, WEIGHT_ATTN_NORM, layer, n, d, d_normed, acts->x, acts->rstd1);
     arena_release(exec->scratch, mark);
@@ -369,10 +391,12 @@ static void mlp_weights_backward(const struct exec *exec, const struct model *mo
                                  const struct batch *batch, struct block_acts *acts) {
     int64_t n = batch->tokens;
     size_t mark = arena_mark(exec->scratch);
+    struct sequence_gathering normed =
+        normed_again(exec, model, WEIGHT_MLP_NORM, layer, n, acts->mid);
     linear_backward_weight(exec, model, WEIGHT_DOWN, layer, n, acts->d_out, acts->product);
-    const void *normed = normed_input(exec, model, WEIGHT_MLP_NORM, layer, n, acts->mid, NULL);
-    linear_backward_weight(exec, model, WEIGHT_GATE, layer, n, acts->gate, normed);
-    linear_backward_weight(exec, model, WEIGHT_UP, layer, n, acts->up, normed);
+    sequence_wait(exec, &normed);
+    linear_backward_weight(exec, model, WEIGHT_GATE, layer, n, acts->gate, normed.all);
+    linear_backward_weight(exec, model, WEIGHT_UP, layer, n, acts->up, normed.all);
     arena_release(exec->scratch, mark);
 }
 
@@ -381,10 +405,12 @@ void block_backward_weights(const struct exec *exec, const struct model *model, 
     int64_t n = batch->tokens;
     size_t mark = arena_mark(exec->scratch);
     if (acts->product) mlp_weights_backward(exec, model, layer, batch, acts);
+    struct sequence_gathering normed =
+        normed_again(exec, model, WEIGHT_ATTN_NORM, layer, n, acts->x);
     linear_backward_weight(exec, model, WEIGHT_O, layer, n, acts->d_mid, acts->o);
-    const void *normed = normed_input(exec, model, WEIGHT_ATTN_NORM, layer, n, acts->x, NULL);
-    linear_backward_weight(exec, model, WEIGHT_Q, layer, n, acts->d_q, normed);
-    linear_backward_weight(exec, model, WEIGHT_K, layer, n, acts->d_k, normed);
-    linear_backward_weight(exec, model, WEIGHT_V, layer, n, acts->d_v, normed);
+    sequence_wait(exec, &normed);
+    linear_backward_weight(exec, model, WEIGHT_Q, layer, n, acts->d_q, normed.all);
+    linear_backward_weight(exec, model, WEIGHT_K, layer, n, acts->d_k, normed.all);
+    linear_backward_weight(exec, model, WEIGHT_V, layer, n, acts->d_v, normed.all);
     arena_release(exec->scratch, mark);
 }

@@ -95,12 +95,12 @@ static void input_gradient(const struct exec *exec, const struct param *param, v
  *   dB += dy^T u      du = scale * dy B      dA += du^T drop(x)      dx += drop(du A) */
 static void adapter_backward(const struct exec *exec, const struct batch *batch,
                              const struct adapter_span *span, const struct lora_pair *pair,
-                             const struct linear_backward_args *args) {
+                             const struct linear_backward_args *args, const void *all) {
     int64_t in = pair->a->w.cols, rank = pair->a->w.rows, n = span->count;
     size_t mark = arena_mark(exec->scratch);
     const void *dy = row_at(exec, args->dy, span->first, pair->b->w.rows);
-    const void *input =
-        adapter_input(exec, batch, span, pair->a, row_at(exec, args->x, span->first, in));
+    const void *x = row_at(exec, all, span->first, in);
+    const void *input = adapter_input(exec, batch, span, pair->a, x);
     train_matrix(exec, pair->b, dy, adapter_down(exec, span, pair, input), n);
     void *du = scratch_act(exec, n * rank);
     input_gradient(exec, pair->b, du, dy, n, false);
@@ -108,7 +108,7 @@ static void adapter_backward(const struct exec *exec, const struct batch *batch,
     train_matrix(exec, pair->a, du, input, n);
     if (args->dx) {
         void *dx = (void *)row_at(exec, args->dx, span->first, in);
-        if (input == row_at(exec, args->x, span->first, in)) {
+        if (input == x) {
             input_gradient(exec, pair->a, dx, du, n, true);
         } else {
             void *dropped = scratch_act(exec, n * in);
@@ -120,11 +120,12 @@ static void adapter_backward(const struct exec *exec, const struct batch *batch,
     arena_release(exec->scratch, mark);
 }
 
-void linear_backward(const struct exec *exec, const struct model *model, const struct batch *batch,
-                     const struct linear_backward_args *args) {
+/* All but the matrix's part of dx. */
+static void backward_of_input(const struct exec *exec, const struct model *model,
+                              const struct batch *batch, const struct linear_backward_args *args,
+                              const void *x) {
     const struct param *param = model_param(model, args->id, args->layer);
-    if (args->dx) input_gradient(exec, param, args->dx, args->dy, batch->tokens, args->accumulate);
-    if (!batch->weights_later) train_matrix(exec, param, args->dy, args->x, batch->tokens);
+    if (!batch->weights_later) train_matrix(exec, param, args->dy, x, batch->tokens);
     enum weight_id bias_id = weight_table[args->id].bias;
     const struct param *bias =
         bias_id == WEIGHT_NONE ? NULL : model_param(model, bias_id, args->layer);
@@ -133,8 +134,21 @@ void linear_backward(const struct exec *exec, const struct model *model, const s
                                bias->w.cols);
     for (int i = 0; i < batch->span_count; i++) {
         struct lora_pair pair = adapter_pair(batch->spans[i].adapter, args->id, args->layer);
-        if (pair.a) adapter_backward(exec, batch, &batch->spans[i], &pair, args);
+        if (pair.a) adapter_backward(exec, batch, &batch->spans[i], &pair, args, x);
     }
+}
+
+void linear_backward(const struct exec *exec, const struct model *model, const struct batch *batch,
+                     const struct linear_backward_args *args, int count,
+                     struct sequence_gathering *x) {
+    for (int i = 0; i < count; i++) {
+        const struct param *param = model_param(model, args[i].id, args[i].layer);
+        if (!args[i].dx) continue;
+        input_gradient(exec, param, args[i].dx, args[i].dy, batch->tokens, args[i].accumulate);
+        sequence_test(exec, x);
+    }
+    sequence_wait(exec, x);
+    for (int i = 0; i < count; i++) backward_of_input(exec, model, batch, &args[i], x->all);
 }
 
 void linear_backward_weight(const struct exec *exec, const struct model *model, enum weight_id id,

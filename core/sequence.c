@@ -34,6 +34,35 @@ const void *sequence_all(const struct exec *exec, const void *part, int64_t toke
     return all;
 }
 
+static struct sequence_gathering start(const struct exec *exec, void *all, const void *part,
+                                       int64_t tokens, int64_t width) {
+    struct sequence_gathering gathering = {.all = all};
+    comm_start_all_gather(exec->tp, exec->stream, all, part, room_of(exec, tokens) * width,
+                          exec->k->act, &gathering.request);
+    return gathering;
+}
+
+struct sequence_gathering sequence_start_gather(const struct exec *exec, void *all, int64_t tokens,
+                                                int64_t width) {
+    if (!exec->sequence) return (struct sequence_gathering){.all = all};
+    return start(exec, all, sequence_mine(exec, all, tokens, width), tokens, width);
+}
+
+struct sequence_gathering sequence_start_all(const struct exec *exec, const void *part,
+                                             int64_t tokens, int64_t width) {
+    if (!exec->sequence) return (struct sequence_gathering){.all = part};
+    void *all = scratch_act(exec, sequence_rows(exec, tokens) * width);
+    return start(exec, all, part, tokens, width);
+}
+
+void sequence_test(const struct exec *exec, struct sequence_gathering *gathering) {
+    if (exec->sequence) comm_test(exec->tp, exec->stream, &gathering->request);
+}
+
+void sequence_wait(const struct exec *exec, struct sequence_gathering *gathering) {
+    if (exec->sequence) comm_wait(exec->tp, exec->stream, &gathering->request);
+}
+
 void *sequence_partial(const struct exec *exec, void *part, int64_t tokens, int64_t width) {
     return exec->sequence ? scratch_act(exec, sequence_rows(exec, tokens) * width) : part;
 }

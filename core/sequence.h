@@ -40,6 +40,23 @@ void sequence_gather(const struct exec *exec, void *all, int64_t tokens, int64_t
 /* All tokens of what `part` is mine of: `part` itself, or gathered into scratch. */
 const void *sequence_all(const struct exec *exec, const void *part, int64_t tokens, int64_t width);
 
+/* A gather that goes on while the caller computes what does not read it. MPI moves messages only
+ * inside its calls: sequence_test between two products, then sequence_wait. Both may be called
+ * again, and where nothing is gathered. */
+struct sequence_gathering {
+    const void *all; /* complete after sequence_wait */
+    struct comm_request request;
+};
+
+/* sequence_gather and sequence_all, started. Buffers and scratch stay until sequence_wait; no other
+ * sum or gather of the sequence begins before that. */
+struct sequence_gathering sequence_start_gather(const struct exec *exec, void *all, int64_t tokens,
+                                                int64_t width);
+struct sequence_gathering sequence_start_all(const struct exec *exec, const void *part,
+                                             int64_t tokens, int64_t width);
+void sequence_test(const struct exec *exec, struct sequence_gathering *gathering);
+void sequence_wait(const struct exec *exec, struct sequence_gathering *gathering);
+
 /* Where a product over all tokens belongs whose sum over ranks becomes `part`: `part` itself, or
  * scratch. */
 void *sequence_partial(const struct exec *exec, void *part, int64_t tokens, int64_t width);

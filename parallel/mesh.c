@@ -107,12 +107,11 @@ static int uses_of(enum mesh_axis axis) {
     switch (axis) {
     case MESH_CP:
         return COMM_NCCL_SUMS | COMM_NCCL_MESSAGES;
+    case MESH_TP:
     case MESH_DP:
         return COMM_NCCL_SUMS;
-    case MESH_PP:
-        return COMM_NCCL_MESSAGES;
     default:
-        return 0;
+        return COMM_NCCL_MESSAGES;
     }
 }
 
