@@ -21,12 +21,14 @@ SCALING_LINE = re.compile(
 PIPELINE_LINE = re.compile(  # schedule, stages, microbatches, seconds, measured, simulated, off
     r"^(\S+) +(\d+) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+) +([+-][\d.]+)% ", re.MULTILINE)
 RUN_NAMES = {"fp32": "fp32", "lora": "LoRA fp32", "bf16": "bf16"}
+PEER_DEFAULT = {"fp32": "eager"}  # PyTorch's variant as it comes, where it isn't called as the kind
 GEMM_TOKENS, GEMM_LEAST_SIDE = 1024, 256  # products bound by arithmetic; a LoRA rank is not
 MATMUL_LINE = re.compile(
     r"^(forward|grad x|grad w) +(f32|bf16) +(\d+) +(\d+) +(\d+) +([\d.]+) +([\d.]+) +"
     r"([\d.]+) GFLOP/s +[\d.]+%", re.MULTILINE)
 BUSY, DRIFT = 0.9, 1.1  # CPU share below which, and ratio beyond which, a figure is doubtful
 IMPOSSIBLE = 1.05  # a share of a ceiling beyond this says that the ceiling met a busy machine
+PRODUCTS = 0.85  # of the FMA peak that products bound by arithmetic shall reach
 PAIRS = 2  # times the FMA peak: what dot products of bf16 pairs can reach
 
 
@@ -102,10 +104,36 @@ def torch_step(parts, kind, ours):
 def over_torch(parts, kind, against):
     rate, runs = our_step(parts, kind)
     peers = torch_step(parts, kind, runs[0])
-    eager = "eager" if kind == "fp32" else kind
+    eager = PEER_DEFAULT.get(kind, kind)
     name = max(peers, key=peers.get) if against == "best" else eager
     each = ", ".join(f"{run['tokens_per_s']:.1f}" for run in runs)
-    return rate / peers[name], f"{rate:.1f} (runs {each}) / {peers[name]:.1f} tokens/s ({name})"
+    ours, theirs = (100 * share_of_peak(runs, r) for r in (rate, peers[name]))
+    return rate / peers[name], (f"{rate:.1f} (runs {each}) / {peers[name]:.1f} tokens/s ({name}); "
+                                f"{ours:.1f}% / {theirs:.1f}% of the FMA peak")
+
+
+def share_of_peak(runs, rate):
+    """What a step at this many tokens/s makes of the best FMA peak beside our runs of its kind. FLOP a
+    token are counted alike for both sides: bench_train.c says how."""
+    gflop = runs[0]["gflops"] / runs[0]["tokens_per_s"]
+    return rate * gflop / max(run["peak_gflops"] for run in runs)
+
+
+def whole_step(parts, kind, variant):
+    """Of the FMA peak, everything but products included: a variant of PyTorch's, or ours for None."""
+    rate, runs = our_step(parts, kind)
+    if variant:
+        rate = torch_step(parts, kind, runs[0])[variant]
+    gflop = runs[0]["gflops"] / runs[0]["tokens_per_s"]
+    return share_of_peak(runs, rate), f"{rate:.1f} tokens/s x {gflop:.3f} GFLOP"
+
+
+def variants(parts, kind):
+    """The names of PyTorch's variants of a kind that ran, or what stands for those that did not."""
+    try:
+        return [line["variant"] for line in parts.objects(f"torch_{kind}")]
+    except (NotRun, Crashed):
+        return [PEER_DEFAULT.get(kind, kind)]
 
 
 def step_products(parts, kind):
@@ -126,7 +154,9 @@ def lone_products(parts, product, weights):
     if not rows:
         raise Crashed(f"no line of {product} {weights} in matmul.log")
     share, shape = min(rows)
-    return share, f"worst of {len(rows)} shapes, {shape}; best {100 * max(rows)[0]:.1f}%"
+    enough = sum(row[0] >= PRODUCTS for row in rows)
+    return share, (f"worst of {len(rows)} shapes, {shape}; best {100 * max(rows)[0]:.1f}%; "
+                   f"{enough} at {100 * PRODUCTS:.0f}% or more")
 
 
 def saves(parts):
@@ -217,8 +247,9 @@ def goals(parts, model):
                lambda kind=kind: over_torch(parts, kind, "best"))
         yield (f"{name} step over PyTorch's eager default", "x", 1.4,
                lambda kind=kind: over_torch(parts, kind, "eager"))
-    yield ("products of the fp32 step, of the FMA peak", "%", 0.85,
-           lambda: step_products(parts, "fp32"))
+    for kind in ("fp32", "lora"):
+        yield (f"products of the {RUN_NAMES[kind]} step, of the FMA peak", "%", PRODUCTS,
+               lambda kind=kind: step_products(parts, kind))
     yield ("fp32 steps with a save every 10, of those without", "%", 0.95, lambda: saves(parts))
     yield ("decode, bf16, 1 sequence, of the read bandwidth", "%", 0.85,
            lambda: decode(parts, "decode_1", "read_ratio", "read_gb_per_s", "GB/s"))
@@ -236,20 +267,27 @@ def goals(parts, model):
 
 
 def others(parts, model):
-    """Figures worth knowing that are no goals: (what, unit, function)."""
-    for weights in ("f32", "bf16"):
+    """Figures worth knowing that are no goals, as rows of the same form. A product alone is held
+    against what all of a step's must reach together, for who works on one; it decides nothing."""
+    for weights, most in (("f32", 1), ("bf16", PAIRS)):
         for product in ("forward", "grad x", "grad w"):
             yield (f"{product} alone, {weights} weights, T {GEMM_TOKENS}, of the FMA peak", "%",
-                   lambda p=product, w=weights: lone_products(parts, p, w))
-    for kind in ("lora", "bf16"):
-        yield (f"products of the {RUN_NAMES[kind]} step, of the FMA peak", "%",
-               lambda kind=kind: step_products(parts, kind))
-    yield ("two ranks over one, dp2 with ZeRO 1, 160 M", "x",
+                   PRODUCTS, lambda p=product, w=weights: lone_products(parts, p, w), most)
+    yield ("products of the bf16 step, of the FMA peak", "%", None,
+           lambda: step_products(parts, "bf16"))
+    for kind, name in RUN_NAMES.items():
+        yield (f"whole {name} step, of the FMA peak", "%", None,
+               lambda kind=kind: whole_step(parts, kind, None))
+        for variant in variants(parts, kind):
+            yield (f"PyTorch's {name} step, {variant}, of the FMA peak", "%", None,
+                   lambda kind=kind, variant=variant: whole_step(parts, kind, variant))
+    yield ("two ranks over one, dp2 with ZeRO 1, 160 M", "x", None,
            lambda: scaling(parts, "scaling_zero1"))
-    yield "bf16 step over PyTorch's best in fp32", "x", lambda: bf16_over_fp32(parts)
-    yield ("decode, 32 sequences, of the FMA peak", "%",
+    yield "bf16 step over PyTorch's best in fp32", "x", None, lambda: bf16_over_fp32(parts)
+    yield ("decode, 32 sequences, of the FMA peak", "%", None,
            lambda: decode(parts, "decode_32", "fma_ratio", "fma_gflops", "GFLOP/s"))
-    yield "server, needed FLOP alone, of the FMA peak", "%", lambda: server_needed(parts, model)
+    yield ("server, needed FLOP alone, of the FMA peak", "%", None,
+           lambda: server_needed(parts, model))
 
 
 def bf16_over_fp32(parts):
@@ -344,7 +382,7 @@ def main():
     options = parser.parse_args()
     parts = Parts(options.folder)
     rows = [judge(*goal) for goal in goals(parts, options.model)]
-    also = [judge(what, unit, None, measure) for what, unit, measure in others(parts, options.model)]
+    also = [judge(*figure) for figure in others(parts, options.model)]
     report = {
         "date": options.started, "commit": commit(), "cpu": cpu_model(),
         "threads": options.threads, "seconds": options.seconds, "quick": options.quick,
@@ -360,7 +398,7 @@ def main():
     if options.quick:
         print("QUICK: tiny shapes, the figures and verdicts say nothing")
     print_rows(rows)
-    print("\nno goals:")
+    print("\nfor information, no goals:")
     print_rows(also)
     for doubt in report["doubts"]:
         print("doubtful:", doubt)
