@@ -1,6 +1,7 @@
 /* Vectors of ids of tiktoken's vocabularies and of Mistral's requests. Each test says how many it
  * compared. */
 #define _GNU_SOURCE
+#include "tests/temporary.h"
 #include "tests/tokenizer_vectors.h"
 
 static void test_tiktoken_source(void **state) {
@@ -48,25 +49,52 @@ static size_t expect_plans(char *plans, const char *encoding, const struct token
     return compared;
 }
 
+/* p50k is r50k and, from id 50257 on, runs of 2 to 25 spaces. */
+static void write_p50k(struct temporary *folder) {
+    size_t bytes, room;
+    char *r50k = vectors_read_text("tok_tiktoken/r50k_base.tiktoken", &bytes);
+    room = bytes + 24 * 64;
+    r50k = realloc(r50k, room);
+    assert_non_null(r50k);
+    for (int spaces = 2; spaces <= 25; spaces++) {
+        static const char *const rest[] = {"", "IA==", "ICA="};
+        for (int i = 0; i < spaces / 3; i++)
+            bytes += (size_t)snprintf(r50k + bytes, room - bytes, "ICAg");
+        bytes += (size_t)snprintf(r50k + bytes, room - bytes, "%s %d\n", rest[spaces % 3],
+                                  50257 + spaces - 2);
+    }
+    assert_true(bytes < room);
+    temporary_write(folder, "p50k.tiktoken", r50k, bytes);
+    free(r50k);
+}
+
+/* p50k_edit differs from p50k_base by control tokens alone. */
 static void test_tiktoken_plans(void **state) {
-    static const struct {
+    struct temporary folder;
+    temporary_open(&folder);
+    write_p50k(&folder);
+    const struct {
         const char *encoding, *tokenizer;
         size_t count;
     } sets[] = {{"r50k_base", "tok_tiktoken/r50k_base.tiktoken", 64},
+                {"p50k_base", temporary_file(&folder, "p50k.tiktoken"), 64},
+                {"p50k_edit", temporary_file(&folder, "p50k.tiktoken"), 64},
                 {"cl100k_base", "tok_tiktoken/cl100k_base.tiktoken", 64},
                 {"o200k_base", "tok_tiktoken/o200k_base.tiktoken.gz", 57}};
     (void)state;
-    size_t bytes, compared = 0;
+    size_t bytes, compared = 0, there = 0;
     char *plans = vectors_read_text("tok_tiktoken/niieani_TestPlans.txt", &bytes);
-    for (size_t i = 0; i < 3; i++) {
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
         struct tokenizer *tokenizer = vectors_open(sets[i].tokenizer);
         size_t count = expect_plans(plans, sets[i].encoding, tokenizer);
         assert_int_equal(count, sets[i].count);
         compared += count;
         tokenizer_close(tokenizer);
     }
+    for (const char *at = plans; (at = strstr(at, "EncodingName: ")); at++) there++;
     free(plans);
-    vectors_done(compared, 64 + 64 + 57);
+    temporary_close(&folder);
+    vectors_done(compared, there);
 }
 
 /* Rendered requests: the text shows a space as U+2581, a control token by its name, and a newline

@@ -3,12 +3,23 @@
 
 #include <unistd.h>
 
+/* Says that a test made use of a name in the data folder. */
+static void note_opened(const char *name) {
+    const char *path = getenv("STRATA_VECTORS_OPENED");
+    FILE *list = path ? fopen(path, "a") : NULL;
+    if (!path) return;
+    assert_non_null(list);
+    fprintf(list, "%s\n", name);
+    assert_int_equal(fclose(list), 0);
+}
+
 static char *vectors_path(const char *name) {
     const char *folder = name[0] == '/' ? "" : test_data_or_skip();
     size_t bytes = strlen(folder) + strlen(name) + 2;
     char *path = malloc(bytes);
     assert_non_null(path);
     snprintf(path, bytes, "%s%s%s", folder, *folder ? "/" : "", name);
+    if (*folder) note_opened(name);
     return path;
 }
 
@@ -85,6 +96,69 @@ void vectors_expect_json(const struct tokenizer *tokenizer, const json_t *text, 
     vectors_expect_ids(tokenizer, json_string_value(text), json_string_length(text), flags, want,
                        count, what);
     free(want);
+}
+
+/* The numbers of a line. */
+static struct ggml_vector read_ids(const char *line) {
+    struct ggml_vector vector = {.ids = malloc((strlen(line) + 1) * sizeof *vector.ids)};
+    assert_non_null(vector.ids);
+    for (char *after;; line = after) {
+        long id = strtol(line, &after, 10);
+        if (after == line) return vector;
+        vector.ids[vector.count++] = (int32_t)id;
+    }
+}
+
+static bool listed(const char *const *list, const char *text, size_t bytes) {
+    for (; list && *list; list++)
+        if (strlen(*list) == bytes && memcmp(*list, text, bytes) == 0) return true;
+    return false;
+}
+
+struct ggml_vectors vectors_read_ggml(const char *inputs, const char *outputs,
+                                      const char *const *without) {
+    static const char separator[] = "\n__ggml_vocab_test__\n";
+    size_t bytes;
+    struct ggml_vectors all = {.texts = vectors_read_text(inputs, &bytes)};
+    char *out = vectors_read_text(outputs, &bytes), *line = out, *next;
+    all.vectors = malloc((bytes + 1) * sizeof *all.vectors);
+    assert_non_null(all.vectors);
+    for (char *text = all.texts, *end; (end = strstr(text, separator));
+         text = end + sizeof separator - 1) {
+        if (listed(without, text, (size_t)(end - text))) continue;
+        next = strchr(line, '\n');
+        if (!next) fail_msg("%s has too few lines", outputs);
+        *next = 0;
+        struct ggml_vector vector = read_ids(line);
+        vector.text = text;
+        vector.bytes = (size_t)(end - text);
+        all.vectors[all.count++] = vector;
+        line = next + 1;
+    }
+    assert_int_equal(strspn(line, "\n"), strlen(line));
+    free(out);
+    return all;
+}
+
+void vectors_free_ggml(struct ggml_vectors *vectors) {
+    for (size_t i = 0; i < vectors->count; i++) free(vectors->vectors[i].ids);
+    free(vectors->vectors);
+    free(vectors->texts);
+}
+
+size_t vectors_expect_ggml(const struct tokenizer *tokenizer, const struct ggml_vectors *vectors,
+                           int32_t limit, const char *what) {
+    size_t compared = 0;
+    for (size_t i = 0; i < vectors->count; i++) {
+        const struct ggml_vector *vector = &vectors->vectors[i];
+        bool below = true;
+        for (size_t k = 0; k < vector->count; k++) below = below && vector->ids[k] < limit;
+        if (!below) continue;
+        vectors_expect_ids(tokenizer, vector->text, vector->bytes, TOKENIZER_PARSE_SPECIAL,
+                           vector->ids, vector->count, what);
+        compared++;
+    }
+    return compared;
 }
 
 void vectors_done(size_t compared, size_t expected) {
