@@ -14,7 +14,7 @@ static void copy_row(act_t *out, const struct weight *w, int64_t row) {
             v16_store_act_part(out + i, v16_load_part(from + i, w->cols - i), w->cols - i);
         return;
     }
-    if (layout_is_quantized(w->layout)) {
+    if (layout_is_quantized(w->layout) || w->layout == LAYOUT_ROWS_BF16) {
         float values[256];
         for (int64_t i = 0; i < w->cols; i++) {
             int64_t left = w->cols - i;

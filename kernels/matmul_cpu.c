@@ -18,13 +18,13 @@ static struct operand act_by_columns(const void *data, int64_t width) {
 
 /* A weight as B: in the forward its columns are the depth, in the input's gradient its rows. */
 static struct operand weight_as_b(const struct weight *w, bool forward) {
-    bool rows = w->layout == LAYOUT_ROWS_F32;
+    bool rows = layout_is_rows(w->layout);
     if (layout_is_quantized(w->layout))
         return (struct operand){.quantized = w,
                                 .bf16 = STRATA_ACT_BF16,
                                 .order = forward ? OPERAND_PANELS : OPERAND_PANELS_ACROSS};
     return (struct operand){.data = w->data,
-                            .bf16 = w->layout == LAYOUT_PANEL_BF16,
+                            .bf16 = layout_is_bf16(w->layout),
                             .order = forward ? rows ? OPERAND_ROWS : OPERAND_PANELS
                                      : rows  ? OPERAND_COLUMNS
                                              : OPERAND_PANELS_ACROSS,

@@ -14,6 +14,7 @@ static const char *const names[LAYOUT_COUNT] = {
     [LAYOUT_ROWS_F32] = "rows_f32",
     [LAYOUT_PANEL_F32] = "panel_f32",
     [LAYOUT_PANEL_BF16] = "panel_bf16",
+    [LAYOUT_ROWS_BF16] = "rows_bf16",
 };
 
 static int64_t panels_of(int64_t rows) {
@@ -22,7 +23,7 @@ static int64_t panels_of(int64_t rows) {
 
 int64_t weight_elements(enum layout layout, int64_t rows, int64_t cols) {
     assert((unsigned)layout < LAYOUT_COUNT && rows >= 0 && cols >= 0);
-    return layout == LAYOUT_ROWS_F32 ? rows * cols : panels_of(rows) * weight_panel(layout, cols);
+    return layout_is_rows(layout) ? rows * cols : panels_of(rows) * weight_panel(layout, cols);
 }
 
 int64_t layout_block(enum layout layout) {
@@ -42,7 +43,7 @@ size_t weight_bytes(enum layout layout, int64_t rows, int64_t cols) {
         return (size_t)(panels_of(rows) * (cols / MOMENT8_TILE)) * sizeof(struct moment8);
     }
     if (layout >= LAYOUT_NF4) return nf4_bytes(layout, rows, cols);
-    size_t element = layout == LAYOUT_PANEL_BF16 ? sizeof(uint16_t) : sizeof(float);
+    size_t element = layout_is_bf16(layout) ? sizeof(uint16_t) : sizeof(float);
     return (size_t)weight_elements(layout, rows, cols) * element;
 }
 
@@ -56,7 +57,7 @@ const char *layout_name(enum layout layout) {
 
 int weight_parts(struct weight_part parts[WEIGHT_PARTS], const struct weight *weight, int64_t first,
                  int64_t count) {
-    int64_t band = weight->layout == LAYOUT_ROWS_F32 ? 1 : PANEL_ROWS; /* rows side by side */
+    int64_t band = layout_is_rows(weight->layout) ? 1 : PANEL_ROWS; /* rows side by side */
     int64_t whole = weight->cols * band, end = first + count;
     int made = 0;
     assert(weight->layout != LAYOUT_PANEL_BF16 && first % band == 0 && count % band == 0);
@@ -76,7 +77,8 @@ int weight_parts(struct weight_part parts[WEIGHT_PARTS], const struct weight *we
 
 enum layout layout_of_gradient(enum layout layout) {
     assert((unsigned)layout < LAYOUT_COUNT);
-    return layout == LAYOUT_PANEL_BF16 ? LAYOUT_PANEL_F32 : layout;
+    if (layout_is_rows(layout)) return LAYOUT_ROWS_F32;
+    return LAYOUT_PANEL_F32;
 }
 
 /* The tile's [column][row] = src[row][column] for those that exist; the others are zero. */
@@ -112,6 +114,14 @@ static void widen_pairs(float *lines, const uint16_t *from, int64_t width) {
     for (int64_t c = 0; c < width; c++)
         for (int r = 0; r < PANEL_ROWS; r++)
             lines[c * PANEL_ROWS + r] = bf16_to_f32(from[c / 2 * 2 * PANEL_ROWS + 2 * r + c % 2]);
+}
+
+static void round_row(uint16_t *to, const float *from, int64_t count) {
+    for (int64_t i = 0; i < count; i++) to[i] = f32_to_bf16(from[i]);
+}
+
+static void widen_row(float *to, const uint16_t *from, int64_t count) {
+    for (int64_t i = 0; i < count; i++) to[i] = bf16_to_f32(from[i]);
 }
 
 static void panel_pack(const struct weight *weight, int64_t panel, const float *src, int64_t rows) {
@@ -168,6 +178,10 @@ void weight_pack(const struct weight *weight, int64_t first, int64_t count, cons
                (size_t)(count * weight->cols) * sizeof *src);
         return;
     }
+    if (weight->layout == LAYOUT_ROWS_BF16) {
+        round_row((uint16_t *)weight->data + first * weight->cols, src, count * weight->cols);
+        return;
+    }
     assert(first % PANEL_ROWS == 0);
     assert(count % PANEL_ROWS == 0 || first + count == weight->rows);
     if (layout_is_moment8(weight->layout)) {
@@ -200,9 +214,8 @@ void weight_read(float *out, const struct weight *weight, int64_t row, int64_t f
     }
     for (int64_t i = 0; i < count; i++) {
         int64_t at = weight_index(weight->layout, weight->cols, row, first + i);
-        out[i] = weight->layout == LAYOUT_PANEL_BF16
-                     ? bf16_to_f32(((const uint16_t *)weight->data)[at])
-                     : ((const float *)weight->data)[at];
+        out[i] = layout_is_bf16(weight->layout) ? bf16_to_f32(((const uint16_t *)weight->data)[at])
+                                                : ((const float *)weight->data)[at];
     }
 }
 
@@ -232,6 +245,10 @@ void weight_unpack(float *out, const struct weight *weight, int64_t first, int64
                (size_t)(count * weight->cols) * sizeof *out);
         return;
     }
+    if (weight->layout == LAYOUT_ROWS_BF16) {
+        widen_row(out, (const uint16_t *)weight->data + first * weight->cols, count * weight->cols);
+        return;
+    }
     if (layout_is_moment8(weight->layout)) {
         moments_unpack(out, weight, first, count);
         return;
@@ -258,6 +275,13 @@ void weight_widen(struct stream *s, float *to, const struct weight *from) {
             widen_pairs(to + p * master, (const uint16_t *)from->data + p * panel, from->cols);
         return;
     }
+    if (from->layout == LAYOUT_ROWS_BF16) {
+#pragma omp parallel for num_threads(s->threads) schedule(static)
+        for (int64_t row = 0; row < from->rows; row++)
+            widen_row(to + row * from->cols, (const uint16_t *)from->data + row * from->cols,
+                      from->cols);
+        return;
+    }
     memcpy(to, from->data, weight_bytes(from->layout, from->rows, from->cols));
 }
 
@@ -268,6 +292,12 @@ void weight_round(struct stream *s, const struct weight *to, const float *from) 
 #pragma omp parallel for num_threads(s->threads) schedule(static)
         for (int64_t p = 0; p < panels_of(to->rows); p++)
             round_pairs((uint16_t *)to->data + p * panel, from + p * master, to->cols);
+        return;
+    }
+    if (to->layout == LAYOUT_ROWS_BF16) {
+#pragma omp parallel for num_threads(s->threads) schedule(static)
+        for (int64_t row = 0; row < to->rows; row++)
+            round_row((uint16_t *)to->data + row * to->cols, from + row * to->cols, to->cols);
         return;
     }
     memcpy(to->data, from, weight_bytes(to->layout, to->rows, to->cols));

@@ -33,9 +33,10 @@
 enum { PANEL_ROWS = 16 };
 
 enum layout {
-    LAYOUT_ROWS_F32,   /* row-major fp32: embedding tables that are only gathered from */
+    LAYOUT_ROWS_F32,   /* row-major fp32: tables that are only gathered from, a GPU's products */
     LAYOUT_PANEL_F32,  /* panels of fp32 */
     LAYOUT_PANEL_BF16, /* panels of bf16, pairs of columns together */
+    LAYOUT_ROWS_BF16,  /* row-major bf16: what a GPU's products read */
     LAYOUT_COUNT,      /* of those above, which have elements */
     LAYOUT_NF4 = 8,
     LAYOUT_MOMENT8 = 13,     /* first moments in 8 bits (kernels/moment8.h) */
@@ -44,6 +45,13 @@ enum layout {
     LAYOUT_END = LAYOUT_STORED + DTYPE_COUNT
 };
 
+/* Of those that have elements: row-major, no padding; 2 bytes an element. */
+static inline bool layout_is_rows(enum layout layout) {
+    return layout == LAYOUT_ROWS_F32 || layout == LAYOUT_ROWS_BF16;
+}
+static inline bool layout_is_bf16(enum layout layout) {
+    return layout == LAYOUT_PANEL_BF16 || layout == LAYOUT_ROWS_BF16;
+}
 static inline bool layout_is_quantized(enum layout layout) {
     return layout >= LAYOUT_NF4;
 }
@@ -88,7 +96,7 @@ static inline int64_t weight_panel(enum layout layout, int64_t cols) {
     return (layout == LAYOUT_PANEL_BF16 ? (cols + 1) / 2 * 2 : cols) * PANEL_ROWS;
 }
 static inline int64_t weight_index(enum layout layout, int64_t cols, int64_t row, int64_t col) {
-    if (layout == LAYOUT_ROWS_F32) return row * cols + col;
+    if (layout_is_rows(layout)) return row * cols + col;
     int64_t at = row / PANEL_ROWS * weight_panel(layout, cols), lane = row % PANEL_ROWS;
     if (layout == LAYOUT_PANEL_BF16) return at + (col / 2 * PANEL_ROWS + lane) * 2 + col % 2;
     return at + col * PANEL_ROWS + lane;
@@ -107,7 +115,7 @@ struct weight_part {
 int weight_parts(struct weight_part parts[WEIGHT_PARTS], const struct weight *weight, int64_t first,
                  int64_t count);
 
-/* The fp32 layout of its gradient, moments and master: the same panels. */
+/* The fp32 layout of its gradient, moments and master: the same panels, or rows. */
 enum layout layout_of_gradient(enum layout layout);
 
 /* Stores logical rows [first, first + count) from src (count, cols) f32, rounding to the layout.

@@ -11,7 +11,7 @@ static size_t round_up(size_t value, size_t unit) {
 }
 
 static size_t element_bytes(const struct param *param) {
-    return param->w.layout == LAYOUT_PANEL_BF16 ? sizeof(uint16_t) : sizeof(float);
+    return layout_is_bf16(param->w.layout) ? sizeof(uint16_t) : sizeof(float);
 }
 
 static size_t share_bytes(const struct sharded_weights *sharded, const struct sharded_unit *unit) {

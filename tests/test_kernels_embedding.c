@@ -8,7 +8,7 @@ enum { VOCAB = 61, FIRST = 11, ROWS = 37, TOKENS = 300 };
 
 /* Element (row, column) of a layout, written here from the description in kernels/pack.h. */
 static size_t place(enum layout layout, int row, int column, int cols) {
-    if (layout == LAYOUT_ROWS_F32) return (size_t)(row * cols + column);
+    if (layout_is_rows(layout)) return (size_t)(row * cols + column);
     if (layout == LAYOUT_PANEL_BF16) /* pairs of columns */
         return (size_t)((row / 16 * ((cols + 1) / 2) + column / 2) * 32 + row % 16 * 2 +
                         column % 2);
@@ -25,7 +25,7 @@ static struct weight new_weight(enum layout layout, int cols, const float *value
     for (int row = 0; row < ROWS; row++) {
         for (int i = 0; i < cols; i++) {
             size_t at = place(layout, row, i, cols);
-            if (layout == LAYOUT_PANEL_BF16)
+            if (layout_is_bf16(layout))
                 ((uint16_t *)w.data)[at] = f32_to_bf16(values[row * cols + i]);
             else
                 ((float *)w.data)[at] = values[row * cols + i];
@@ -46,7 +46,7 @@ static void check_forward(const struct kernels *k, enum layout layout, int cols,
         for (int i = 0; i < cols; i++) {
             int row = tokens[t] - FIRST;
             float want = row >= 0 && row < ROWS ? values[row * cols + i] : 0.0f;
-            if (layout == LAYOUT_PANEL_BF16 || k->act == DTYPE_BF16)
+            if (layout_is_bf16(layout) || k->act == DTYPE_BF16)
                 want = bf16_to_f32(f32_to_bf16(want));
             assert_true(act_at(k, y, (size_t)(t * cols + i)) == want);
         }
@@ -90,7 +90,7 @@ static void test_every_layout_and_table(void **state) {
         void *dy = new_normal_act(k, &random, (size_t)(TOKENS * cols), 1.0f);
         for (int layout = 0; layout < LAYOUT_COUNT; layout++) {
             check_forward(k, (enum layout)layout, cols, values, tokens);
-            if (layout != LAYOUT_PANEL_BF16)
+            if (!layout_is_bf16((enum layout)layout))
                 check_backward(k, (enum layout)layout, cols, values, tokens, dy);
         }
         free(values);

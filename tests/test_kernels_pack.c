@@ -60,7 +60,7 @@ static void test_unpack_reverses_pack(void **state) {
             weight_unpack(out, &w, first, count);
             for (int64_t i = 0; i < count * COLS; i++) {
                 float want = src[first * COLS + i];
-                if (layout == LAYOUT_PANEL_BF16) want = bf16_to_f32(f32_to_bf16(want));
+                if (layout_is_bf16(layout)) want = bf16_to_f32(f32_to_bf16(want));
                 assert_true(out[i] == want);
             }
         }
@@ -90,6 +90,29 @@ static void test_round_refreshes_every_element(void **state) {
     weight_unpack(widened, &rounded, 0, ROWS);
     assert_memory_equal(widened, logical, sizeof logical);
     free(master.data), free(want.data), free(to.data), free(same.data), free(rounded.data);
+}
+
+static void test_rows_of_bf16(void **state) {
+    (void)state;
+    static float src[ROWS * COLS], wide[ROWS * COLS], some[COLS];
+    struct stream stream;
+    stream_open_cpu(&stream, 2);
+    struct weight master = packed(LAYOUT_ROWS_F32, src), want = packed(LAYOUT_ROWS_BF16, src);
+    assert_int_equal(weight_bytes(LAYOUT_ROWS_BF16, ROWS, COLS), ROWS * COLS * 2);
+    for (int64_t i = 0; i < ROWS * COLS; i++) {
+        assert_int_equal(weight_index(LAYOUT_ROWS_BF16, COLS, i / COLS, i % COLS), i);
+        assert_int_equal(((uint16_t *)want.data)[i], f32_to_bf16(src[i]));
+    }
+    struct weight to = {LAYOUT_ROWS_BF16, ROWS, COLS,
+                        allocate(weight_bytes(LAYOUT_ROWS_BF16, ROWS, COLS))};
+    weight_round(&stream, &to, master.data);
+    assert_memory_equal(to.data, want.data, weight_bytes(to.layout, ROWS, COLS));
+    weight_widen(&stream, wide, &to);
+    weight_read(some, &to, 3, 0, COLS);
+    for (int64_t i = 0; i < ROWS * COLS; i++)
+        assert_true(wide[i] == bf16_to_f32(f32_to_bf16(src[i])));
+    assert_memory_equal(some, wide + 3 * COLS, sizeof some);
+    free(master.data), free(want.data), free(to.data);
 }
 
 /* Every way to cut a matrix at multiples of 16 elements: each element is in one part, where its
@@ -135,9 +158,11 @@ static void test_layouts_have_names_and_gradients(void **state) {
     (void)state;
     assert_string_equal(layout_name(LAYOUT_ROWS_F32), "rows_f32");
     assert_string_equal(layout_name(LAYOUT_PANEL_BF16), "panel_bf16");
+    assert_string_equal(layout_name(LAYOUT_ROWS_BF16), "rows_bf16");
     assert_int_equal(layout_of_gradient(LAYOUT_PANEL_BF16), LAYOUT_PANEL_F32);
     assert_int_equal(layout_of_gradient(LAYOUT_PANEL_F32), LAYOUT_PANEL_F32);
     assert_int_equal(layout_of_gradient(LAYOUT_ROWS_F32), LAYOUT_ROWS_F32);
+    assert_int_equal(layout_of_gradient(LAYOUT_ROWS_BF16), LAYOUT_ROWS_F32);
 }
 
 int main(void) {
@@ -145,6 +170,7 @@ int main(void) {
         cmocka_unit_test(test_panels_lie_as_described),
         cmocka_unit_test(test_unpack_reverses_pack),
         cmocka_unit_test(test_round_refreshes_every_element),
+        cmocka_unit_test(test_rows_of_bf16),
         cmocka_unit_test(test_parts_are_rectangles),
         cmocka_unit_test(test_layouts_have_names_and_gradients),
     };

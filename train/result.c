@@ -34,7 +34,7 @@ static enum status read_param(void *context, float *out, const struct param *par
     int64_t cols = param->w.cols;
     snprintf(name, sizeof name, "weights/%s", param->name);
     TRY(checkpoint_reader_rows(source->reader, out, name, param->w.rows, cols, first, count));
-    bool rounded = source->bf16 && param->w.layout == LAYOUT_PANEL_BF16;
+    bool rounded = source->bf16 && layout_is_bf16(param->w.layout);
     for (int64_t i = 0; i < count * cols && rounded; i++) out[i] = bf16_to_f32(f32_to_bf16(out[i]));
     return STATUS_OK;
 }
