@@ -1,7 +1,9 @@
 # What a GPU build would need: CUDA's compiler and NCCL, each AUTO (found or not, the default), ON
 # (needed: not finding it is an error) or OFF (not looked for). A compiler counts as found when it
 # compiles with this machine's host compiler. Sets STRATA_HAVE_CUDA and STRATA_HAVE_NCCL and prints a
-# line for each. No source of this tree is built with them yet, and the lines say so.
+# line for each. No source of this tree is built with NCCL yet, and its line says so.
+# STRATA_EMULATION: whether the kernels are built for the emulator too, which needs no GPU; not under
+# ThreadSanitizer and not for the fuzzers, which know nothing of its fibers.
 include(CheckLanguage)
 foreach(part CUDA NCCL)
   set(STRATA_${part} AUTO CACHE STRING "${part}: AUTO, ON or OFF")
@@ -16,7 +18,7 @@ endforeach()
 function(strata_gpu_report part have what)
   set(STRATA_HAVE_${part} ${have} PARENT_SCOPE)
   if(have)
-    message(STATUS "${part}: ${what}; nothing in this tree is built with it yet")
+    message(STATUS "${part}: ${what}")
   elseif(STRATA_${part} STREQUAL "ON")
     message(FATAL_ERROR "STRATA_${part} is ON: ${what}")
   else()
@@ -32,6 +34,8 @@ else()
     execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --version OUTPUT_VARIABLE version ERROR_QUIET)
     string(REGEX MATCH "release ([0-9.]+)" version "${version}")
     strata_gpu_report(CUDA ON "${version} (${CMAKE_CUDA_COMPILER})")
+    set(CMAKE_CUDA_ARCHITECTURES 80-virtual 90a-real)
+    enable_language(CUDA)
   else()
     strata_gpu_report(CUDA OFF "no compiler that works was found (CUDACXX names another)")
   endif()
@@ -54,8 +58,23 @@ else()
     file(STRINGS ${NCCL_INCLUDE_DIR}/nccl.h lines REGEX "define NCCL_(MAJOR|MINOR|PATCH) ")
     string(REGEX REPLACE "[^0-9;]" "" numbers "${lines}")
     string(REPLACE ";" "." version "${numbers}")
-    strata_gpu_report(NCCL ON "${version} (${NCCL_LIBRARY})")
+    strata_gpu_report(NCCL ON
+      "${version} (${NCCL_LIBRARY}); nothing in this tree is built with it yet")
   else()
     strata_gpu_report(NCCL OFF "nccl.h or its library was not found (NCCL_HOME names their folder)")
   endif()
 endif()
+
+set(STRATA_EMULATION ON)
+if(STRATA_FUZZ OR STRATA_SANITIZE STREQUAL "thread")
+  set(STRATA_EMULATION OFF)
+endif()
+
+# What a target of .cu files is compiled with by nvcc: no contraction, as everywhere, and PTX for
+# compute capability 8.0 and up beside code for 9.0.
+function(strata_cuda_flags target)
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -fmad=false -lineinfo -Werror all-warnings
+      -Xcompiler=-Wall,-Wextra,-fvisibility=hidden>)
+  set_target_properties(${target} PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+endfunction()

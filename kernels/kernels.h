@@ -19,7 +19,7 @@
 #include "kernels/sample.h"
 
 struct kernels {
-    const char *name; /* "reference", "avx2", "avx512", "avx512_bf16" */
+    const char *name; /* "reference", "avx2", "avx512", "avx512_bf16", "cuda" */
     enum dtype act;   /* DTYPE_F32 or DTYPE_BF16 */
 
     matmul_forward_fn *matmul_forward;
@@ -58,6 +58,14 @@ struct kernels {
  * or "auto". STATUS_CONFIG when the name is unknown or the machine lacks the instructions. act is
  * DTYPE_F32 or DTYPE_BF16. The table is constant and lives for ever. */
 enum status kernels_cpu(const struct kernels **kernels, const char *name, enum dtype act);
+
+/* The table of a GPU: its ops run on streams of device_open_cuda's devices, on memory of theirs
+ * (kernels/base/device.h). STATUS_UNSUPPORTED where this program is built without CUDA. */
+enum status kernels_cuda(const struct kernels **kernels, enum dtype act);
+
+/* The name of the first op that the table lacks; NULL when it is whole. Who runs a model on a table
+ * asks first. */
+const char *kernels_missing(const struct kernels *kernels);
 
 /* A table whose ops do nothing: to run layout code on counting arenas. */
 const struct kernels *kernels_nothing(enum dtype act);

@@ -31,7 +31,7 @@ configured 0 'CUDA: no compiler that works was found .*; Strata runs on CPUs'
 configured 1 'STRATA_CUDA is ON: no compiler that works was found' -DSTRATA_CUDA=ON
 unset CUDACXX
 if command -v nvcc >/dev/null; then
-    configured 0 'CUDA: release [0-9]+\.[0-9]+ .*nvcc\); nothing in this tree is built with it yet -- NCCL: ([0-9]+\.[0-9]+\.[0-9]+ |nccl.h or its library)' \
+    configured 0 'CUDA: release [0-9]+\.[0-9]+ .*nvcc\) .*-- NCCL: ([0-9]+\.[0-9]+\.[0-9]+ |nccl.h or its library)' \
         -DSTRATA_CUDA=ON
 else
     echo "skipped: a compiler that works (no nvcc)"

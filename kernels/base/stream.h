@@ -8,13 +8,27 @@
 #include "kernels/base/where.h"
 #include <stddef.h>
 
+struct stream;
+
+/* What a stream of a GPU does its own way; the functions below say what each means. */
+struct stream_calls {
+    void (*copy)(struct stream *stream, void *to, const void *from, size_t bytes);
+    void (*fill)(struct stream *stream, void *memory, int byte, size_t bytes);
+    void (*synchronize)(struct stream *stream);
+    void *(*scratch)(struct stream *stream, size_t bytes);
+    void (*close)(struct stream *stream);
+};
+
 struct stream {
     int threads;           /* CPU threads an op may use; at least 1 */
     enum status status;    /* the first failure since the last check */
     const char *failed_op; /* its op: a string literal */
     char reason[160];
-    struct where where; /* what is being computed, for who watches */
-    void *device;       /* cudaStream_t on a GPU, NULL on a CPU */
+    struct where where;               /* what is being computed, for who watches */
+    void *device;                     /* cudaStream_t on a GPU, NULL on a CPU */
+    const struct stream_calls *calls; /* NULL on a CPU */
+    void *scratch;                    /* device_scratch's */
+    size_t scratch_bytes;
 };
 
 /* What is computed from here on; the microbatch stays. */
@@ -33,6 +47,13 @@ void stream_fail(struct stream *stream, enum status status, const char *op, cons
 /* to = from (bytes), in the stream's order, either of them in the host's memory or the device's: on
  * a CPU they are one, and this is memcpy. */
 void stream_copy(struct stream *stream, void *to, const void *from, size_t bytes);
+
+/* Sets every byte of the memory to `byte`, in the stream's order. */
+void stream_fill(struct stream *stream, void *memory, int byte, size_t bytes);
+
+/* Gives back what the stream holds, after all its ops. For a stream that was never opened (all
+ * zero) and for a second call: nothing. */
+void stream_close(struct stream *stream);
 
 /* Waits for all ops, then reports and clears the first failure. */
 enum status stream_check(struct stream *stream);

@@ -1,0 +1,18 @@
+/* The op table of a GPU. */
+#include "kernels/gpu/cuda_ops.h"
+#include "kernels/gpu/host.h"
+
+static struct kernels make_table(enum dtype act) {
+    struct kernels table = {};
+    table.name = "cuda";
+    table.act = act;
+    cuda_rmsnorm(&table);
+    return table;
+}
+
+enum status kernels_cuda(const struct kernels **kernels, enum dtype act) {
+    static const struct kernels f32 = make_table(DTYPE_F32), bf16 = make_table(DTYPE_BF16);
+    assert(act == DTYPE_F32 || act == DTYPE_BF16);
+    *kernels = act == DTYPE_F32 ? &f32 : &bf16;
+    return STATUS_OK;
+}

@@ -1,0 +1,10 @@
+/* Every group of ops on a GPU: each function sets its ops in a table whose act is set, F32 or BF16.
+ * kernels/cuda_table.cu calls them all. */
+#ifndef STRATA_KERNELS_GPU_CUDA_OPS_H
+#define STRATA_KERNELS_GPU_CUDA_OPS_H
+
+struct kernels;
+
+void cuda_rmsnorm(struct kernels *table);
+
+#endif
