@@ -4,7 +4,7 @@ JOBS   ?= $(shell nproc)
 export OMPI_ALLOW_RUN_AS_ROOT = 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 
-.PHONY: all asan-build help build program deps deps-slurm demo test soak peers bench format format-check asan tsan fuzz clean
+.PHONY: all asan-build help build program deps deps-slurm demo test soak peers bench format format-check asan tsan coverage fuzz clean
 
 all: build
 
@@ -83,10 +83,21 @@ asan-build: deps ## what `make asan` runs
 	cmake --build build-asan -j $(JOBS)
 asan: asan-build ## the tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	ctest --test-dir build-asan -j $(JOBS) -E '$(ASAN_LATER)' --output-on-failure
+	@tests/skipped.sh build-asan
 tsan: deps ## tests of what has threads of its own under ThreadSanitizer
 	cmake --preset tsan > /dev/null
 	cmake --build build-tsan -j $(JOBS)
 	ctest --test-dir build-tsan -R '^(serve|parallel_saving$$)' -E '^serve_gguf$$' --output-on-failure
+	@tests/skipped.sh build-tsan
+
+# Which lines the tests reach, a folder a line; TESTS='^core_' runs those alone.
+TESTS ?= .
+coverage: deps ## the share of lines that TESTS (all) reach, by folder
+	cmake --preset coverage > /dev/null
+	cmake --build build-coverage -j $(JOBS)
+	find build-coverage -name '*.gcda' -delete
+	ctest --test-dir build-coverage -j $(JOBS) -R '$(TESTS)' --output-on-failure
+	@tests/coverage.py build-coverage
 
 # Every libFuzzer target for FUZZ_SECONDS.
 FUZZ_SECONDS ?= 60
@@ -94,4 +105,4 @@ fuzz: deps ## every libFuzzer target for FUZZ_SECONDS (60)
 	tests/fuzz/run.sh $(FUZZ_SECONDS)
 
 clean: ## remove what was built
-	rm -rf $(BUILD) build-asan build-tsan build-fuzz
+	rm -rf $(BUILD) build-asan build-tsan build-coverage build-fuzz

@@ -98,8 +98,10 @@ static double trained_mib(struct setup *setup, int ranks) {
     double mib = 0.0;
     assert_non_null(metrics);
     while (fgets(line, sizeof line, metrics)) {
-        const char *field = strstr(line, "\"rss_mib\":");
-        if (field) mib = strtod(field + strlen("\"rss_mib\":"), NULL);
+        const char *field = strstr(line, "\"peak_rss_mib\":");
+        double now = field ? strtod(strchr(field, ':') + 1, NULL) : mib;
+        assert_true(now >= mib); /* a peak never falls */
+        mib = now;
     }
     fclose(metrics);
     assert_true(mib > 0.0);

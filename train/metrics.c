@@ -118,7 +118,7 @@ static void print_step(struct metrics *metrics, const struct step_report *report
     }
     log_line(LOG_INFO,
              "event=step step=%lld loss=%.6f grad_norm=%.4f lr=%.3e tokens=%lld tok_per_s=%.0f "
-             "gflops=%.1f mfu=%.3f rss_mib=%.0f",
+             "gflops=%.1f mfu=%.3f peak_rss_mib=%.0f",
              (long long)report->step, report->loss, report->gradient_norm, report->lr,
              (long long)metrics->trainer->tokens, pace->rate, pace->flops * 1e-9,
              pace->flops / metrics->peak_flops, peak_resident_mib());
@@ -169,7 +169,7 @@ enum status metrics_step(struct metrics *metrics, const struct step_report *repo
     return write_line(metrics,
                       "{\"kind\":\"train\",\"step\":%lld,\"loss\":%s,\"grad_norm\":%s,"
                       "\"lr\":%.9g,\"tokens\":%lld,\"tokens_per_second\":%.6g,\"gflops\":%.6g,"
-                      "\"mfu\":%.6g,\"ranks\":%d,\"threads\":%d,\"rss_mib\":%.6g,"
+                      "\"mfu\":%.6g,\"ranks\":%d,\"threads\":%d,\"peak_rss_mib\":%.6g,"
                       "\"seconds\":%.3f%s}\n",
                       (long long)report->step, json_number(loss, report->loss),
                       json_number(norm, report->gradient_norm), report->lr, (long long)t->tokens,

@@ -1,12 +1,13 @@
 /* What a run tells: key=value lines (or a bar on a terminal) and metrics.jsonl, one object a line:
  *   {"kind":"train","step":..,"loss":..,"grad_norm":..,"lr":..,"tokens":..,"tokens_per_second":..,
- *    "gflops":..,"mfu":..,"ranks":..,"threads":..,"rss_mib":..,"seconds":..}
+ *    "gflops":..,"mfu":..,"ranks":..,"threads":..,"peak_rss_mib":..,"seconds":..}
  *       and, where the step was skipped, "skipped":"nonfinite" or "skipped":"spike"
  *   {"kind":"validation","step":..,"loss":..,"perplexity":..}
  *   {"kind":"rewind","step":..,"from":..,"sample":..,"samples":..}   steps `step` to `from` are
  * done again, without the `samples` samples from the `sample`th on loss and grad_norm have 17
  * digits: runs that computed the same have the same text there; null where one isn't finite.
- * `threads` are those of a rank; rss_mib is the peak of rank 0's process so far. The same figures
+ * `threads` are those of a rank; peak_rss_mib is the most that rank 0's process has had resident since
+ * it started (VmHWM of /proc/self/status), not what it has now. The same figures
  * go where monitors look for them (train/gauges.h). */
 #ifndef STRATA_TRAIN_METRICS_H
 #define STRATA_TRAIN_METRICS_H
