@@ -54,7 +54,7 @@ struct matmul_backward_weight_args {
 typedef void matmul_backward_weight_fn(struct stream *s,
                                        const struct matmul_backward_weight_args *args);
 
-/* dbias (N) f32 += sum over T of dy (T, N) act */
+/* dbias (N) f32 += sum over T of dy (T, N) act, summed in double */
 typedef void bias_backward_fn(struct stream *s, float *dbias, const void *dy, int64_t tokens,
                               int64_t width);
 

@@ -1,4 +1,5 @@
 /* The matrix products as blocked ones: what is A, B and C in each. */
+#include "kernels/base/units.h"
 #include "kernels/gemm.h"
 #include "kernels/matmul_variant.h"
 
@@ -90,8 +91,11 @@ void VARIANT(bias_backward_cpu)(struct stream *s, float *dbias, const void *dy, 
     enum { BLOCK = 256 };
 #pragma omp parallel for num_threads(s->threads) schedule(static)
     for (int64_t first = 0; first < width; first += BLOCK) {
-        int64_t end = first + BLOCK < width ? first + BLOCK : width;
+        int64_t count = min_i64(width - first, BLOCK);
+        double sum[BLOCK] = {0.0};
         for (int64_t t = 0; t < tokens; t++)
-            for (int64_t n = first; n < end; n++) dbias[n] += act_load(rows[t * width + n]);
+            for (int64_t n = 0; n < count; n++)
+                sum[n] += (double)act_load(rows[t * width + first + n]);
+        for (int64_t n = 0; n < count; n++) dbias[first + n] += (float)sum[n];
     }
 }

@@ -83,6 +83,9 @@ void VARIANT(bias_backward_ref)(struct stream *s, float *dbias, const void *dy, 
                                 int64_t width) {
     (void)s;
     const act_t *rows = dy;
-    for (int64_t n = 0; n < width; n++)
-        for (int64_t t = 0; t < tokens; t++) dbias[n] += act_load(rows[t * width + n]);
+    for (int64_t n = 0; n < width; n++) {
+        double sum = 0.0;
+        for (int64_t t = 0; t < tokens; t++) sum += (double)act_load(rows[t * width + n]);
+        dbias[n] += (float)sum;
+    }
 }

@@ -15,7 +15,7 @@ typedef void rmsnorm_forward_fn(struct stream *s, void *y, float *rstd, const vo
                                 const float *w, int64_t rows, int64_t width, float eps);
 
 /* dx (rows, width) act: += when accumulate; dw (width) f32 +=, or NULL when frozen; dx may alias dy
- * unless accumulating. dw's sum over rows has a fixed order for a shape, whatever the threads. */
+ * unless accumulating. dw's sum over rows is in double, in one order whatever the threads. */
 struct rmsnorm_backward_args {
     void *dx;
     float *dw;

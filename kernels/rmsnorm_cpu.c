@@ -5,6 +5,7 @@
 
 #include <assert.h>
 #include <math.h>
+#include <string.h>
 
 enum { GRAIN = 1 << 14, UNROLL = 4 };
 
@@ -44,7 +45,7 @@ void VARIANT(rmsnorm_forward_cpu)(struct stream *s, void *y, float *rstd, const 
 }
 
 /* One row: dw += dy * n (unless NULL), then dx. */
-static void backward_row(const struct rmsnorm_backward_args *a, int64_t row, float *dw) {
+static void backward_row(const struct rmsnorm_backward_args *a, int64_t row, double *dw) {
     int64_t width = a->width;
     const act_t *dy = (const act_t *)a->dy + row * width, *x = (const act_t *)a->x + row * width;
     act_t *dx = (act_t *)a->dx + row * width;
@@ -53,7 +54,7 @@ static void backward_row(const struct rmsnorm_backward_args *a, int64_t row, flo
         v16 normed = v16_mul(v16_load_act_part(x + i, width - i), rstd);
         v16 by_normed = v16_mul(v16_load_act_part(dy + i, width - i), normed);
         sum = v16_fma(by_normed, v16_load_part(a->w + i, width - i), sum);
-        if (dw) v16_store(dw + i, v16_add(v16_load(dw + i), by_normed));
+        if (dw) v16_double_store(dw + i, v16_double_add(v16_double_load(dw + i), by_normed));
     }
     v16 mean = v16_splat(v16_sum(sum) / (float)width);
     for (int64_t i = 0; i < width; i += V16_LANES) {
@@ -66,25 +67,26 @@ static void backward_row(const struct rmsnorm_backward_args *a, int64_t row, flo
 }
 
 /* Rows go in blocks that depend on the shape alone; each block sums its part of dw in scratch, and
- * the parts are added in the order of the blocks. */
+ * the parts are added in the order of the blocks. In double: of thousands of rows little may be
+ * left, and then their order would show. */
 void VARIANT(rmsnorm_backward_cpu)(struct stream *s, const struct rmsnorm_backward_args *a) {
     assert(a->width <= RMSNORM_MAX_WIDTH);
     int threads = threads_for(s, a->rows * a->width, GRAIN);
     int64_t in_block = (1 << 14) / a->width + 8;
     int64_t blocks = (a->rows + in_block - 1) / in_block;
+    int64_t columns = a->dw ? (a->width + V16_LANES - 1) / V16_LANES * V16_LANES : 0;
+    _Alignas(64) double total[RMSNORM_MAX_WIDTH];
+    memset(total, 0, (size_t)columns * sizeof *total);
 #pragma omp parallel for ordered num_threads(threads) if (threads > 1) schedule(static, 1)
     for (int64_t block = 0; block < blocks; block++) {
-        _Alignas(64) float part[RMSNORM_MAX_WIDTH];
-        if (a->dw)
-            for (int64_t i = 0; i < a->width; i += V16_LANES) v16_store(part + i, v16_zero());
+        _Alignas(64) double part[RMSNORM_MAX_WIDTH];
+        memset(part, 0, (size_t)columns * sizeof *part);
         for (int64_t row = block * in_block; row < a->rows && row < (block + 1) * in_block; row++)
             backward_row(a, row, a->dw ? part : NULL);
 #pragma omp ordered
-        if (a->dw) {
-            for (int64_t i = 0; i < a->width; i += V16_LANES) {
-                v16 sum = v16_add(v16_load_part(a->dw + i, a->width - i), v16_load(part + i));
-                v16_store_part(a->dw + i, sum, a->width - i);
-            }
-        }
+        for (int64_t i = 0; i < columns; i += V16_LANES)
+            v16_double_store(
+                total + i, v16_double_plus(v16_double_load(total + i), v16_double_load(part + i)));
     }
+    for (int64_t i = 0; a->dw && i < a->width; i++) a->dw[i] += (float)total[i];
 }

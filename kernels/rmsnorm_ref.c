@@ -18,10 +18,23 @@ void VARIANT(rmsnorm_forward_ref)(struct stream *s, void *y, float *rstd, const 
     }
 }
 
+static void weight_gradient(const struct rmsnorm_backward_args *a) {
+    const act_t *dy = a->dy, *x = a->x;
+    for (int64_t i = 0; i < a->width; i++) {
+        double sum = 0.0;
+        for (int64_t row = 0; row < a->rows; row++) {
+            int64_t at = row * a->width + i;
+            sum += (double)(act_load(dy[at]) * (act_load(x[at]) * a->rstd[row]));
+        }
+        a->dw[i] += (float)sum;
+    }
+}
+
 /* With n = x * rstd and g = dy * w:  dx = rstd * (g - n * mean(g * n)),  dw = sum over rows dy * n.
  */
 void VARIANT(rmsnorm_backward_ref)(struct stream *s, const struct rmsnorm_backward_args *a) {
     (void)s;
+    if (a->dw) weight_gradient(a); /* first: dx may take the place of dy */
     for (int64_t row = 0; row < a->rows; row++) {
         const act_t *dy = (const act_t *)a->dy + row * a->width;
         const act_t *x = (const act_t *)a->x + row * a->width;
@@ -31,7 +44,6 @@ void VARIANT(rmsnorm_backward_ref)(struct stream *s, const struct rmsnorm_backwa
         for (int64_t i = 0; i < a->width; i++) {
             float normed = act_load(x[i]) * rstd;
             sum += (double)(act_load(dy[i]) * a->w[i] * normed);
-            if (a->dw) a->dw[i] += act_load(dy[i]) * normed;
         }
         float mean = (float)(sum / (double)a->width);
         for (int64_t i = 0; i < a->width; i++) {

@@ -105,6 +105,16 @@ static inline v16_double v16_double_add(v16_double sum, v16 x) {
     return (v16_double){{_mm512_add_pd(sum.part[0], _mm512_cvtps_pd(v16_low(x))),
                          _mm512_add_pd(sum.part[1], _mm512_cvtps_pd(v16_high(x)))}};
 }
+static inline v16_double v16_double_load(const double *from) {
+    return (v16_double){{_mm512_loadu_pd(from), _mm512_loadu_pd(from + 8)}};
+}
+static inline void v16_double_store(double *to, v16_double x) {
+    _mm512_storeu_pd(to, x.part[0]);
+    _mm512_storeu_pd(to + 8, x.part[1]);
+}
+static inline v16_double v16_double_plus(v16_double a, v16_double b) {
+    return (v16_double){{_mm512_add_pd(a.part[0], b.part[0]), _mm512_add_pd(a.part[1], b.part[1])}};
+}
 static inline double v16_double_sum(v16_double x) {
     double lanes[8], sum = 0.0;
     _mm512_storeu_pd(lanes, _mm512_add_pd(x.part[0], x.part[1]));
@@ -227,6 +237,18 @@ static inline v16_double v16_double_add(v16_double sum, v16 x) {
     __m256d d = _mm256_cvtps_pd(_mm256_extractf128_ps(x.high, 1));
     return (v16_double){{_mm256_add_pd(sum.part[0], a), _mm256_add_pd(sum.part[1], b),
                          _mm256_add_pd(sum.part[2], c), _mm256_add_pd(sum.part[3], d)}};
+}
+static inline v16_double v16_double_load(const double *from) {
+    v16_double x;
+    for (int i = 0; i < 4; i++) x.part[i] = _mm256_loadu_pd(from + 4 * i);
+    return x;
+}
+static inline void v16_double_store(double *to, v16_double x) {
+    for (int i = 0; i < 4; i++) _mm256_storeu_pd(to + 4 * i, x.part[i]);
+}
+static inline v16_double v16_double_plus(v16_double a, v16_double b) {
+    for (int i = 0; i < 4; i++) a.part[i] = _mm256_add_pd(a.part[i], b.part[i]);
+    return a;
 }
 static inline double v16_double_sum(v16_double x) {
     double lanes[4], sum = 0.0;
