@@ -16,8 +16,7 @@
 #ifndef STRATA_KERNELS_GPU_HOPPER_H
 #define STRATA_KERNELS_GPU_HOPPER_H
 
-#include "kernels/gpu/gpu.h"
-#include "kernels/gpu/layout.h"
+#include "kernels/gpu/tensor.h"
 #include "kernels/gpu/tensor_map.h"
 
 /* In shared memory. Its phase ends when `count` arrivals were made and the bytes expected came. */
@@ -257,30 +256,68 @@ template <class T> GPU_INLINE T *gpu_cluster_shared(T *shared, uint32_t rank) {
 
 #define GPU_TENSOR_MAP const struct gpu_tensor_map
 
-void gpu_mbarrier_init(struct gpu_mbarrier *barrier, uint32_t count);
+void gpu_mbarrier_init(struct gpu_mbarrier *barrier, uint32_t count, EMULATION_CALLER);
 void gpu_mbarrier_init_fence();
-void gpu_mbarrier_arrive(struct gpu_mbarrier *barrier);
-void gpu_mbarrier_expect(struct gpu_mbarrier *barrier, uint32_t bytes);
-void gpu_mbarrier_arrive_remote(struct gpu_mbarrier *barrier, uint32_t rank);
-bool gpu_mbarrier_test(struct gpu_mbarrier *barrier, uint32_t parity);
-void gpu_mbarrier_wait(struct gpu_mbarrier *barrier, uint32_t parity);
-void gpu_mbarrier_wait_cluster(struct gpu_mbarrier *barrier, uint32_t parity);
+void gpu_mbarrier_arrive(struct gpu_mbarrier *barrier, EMULATION_CALLER);
+void gpu_mbarrier_expect(struct gpu_mbarrier *barrier, uint32_t bytes, EMULATION_CALLER);
+void gpu_mbarrier_arrive_remote(struct gpu_mbarrier *barrier, uint32_t rank, EMULATION_CALLER);
+bool gpu_mbarrier_test(struct gpu_mbarrier *barrier, uint32_t parity, EMULATION_CALLER);
+void gpu_mbarrier_wait(struct gpu_mbarrier *barrier, uint32_t parity, EMULATION_CALLER);
+void gpu_mbarrier_wait_cluster(struct gpu_mbarrier *barrier, uint32_t parity, EMULATION_CALLER);
 void gpu_async_fence();
 void gpu_async_fence_all();
-void gpu_bulk_load(void *shared, const void *global, uint32_t bytes, struct gpu_mbarrier *barrier);
-void gpu_tensor_load_2d(void *shared, const struct gpu_tensor_map *map,
-                        struct gpu_mbarrier *barrier, int x, int y);
-void gpu_tensor_load_3d(void *shared, const struct gpu_tensor_map *map,
-                        struct gpu_mbarrier *barrier, int x, int y, int z);
-void gpu_tensor_load_4d(void *shared, const struct gpu_tensor_map *map,
-                        struct gpu_mbarrier *barrier, int x, int y, int z, int w);
-void gpu_tensor_multicast_2d(void *shared, const struct gpu_tensor_map *map,
-                             struct gpu_mbarrier *barrier, int x, int y, uint16_t ranks);
-void gpu_bulk_store(void *global, const void *shared, uint32_t bytes);
-void gpu_bulk_add_f32(float *global, const float *shared, uint32_t bytes);
-void gpu_tensor_store_2d(const struct gpu_tensor_map *map, const void *shared, int x, int y);
-void gpu_tensor_store_3d(const struct gpu_tensor_map *map, const void *shared, int x, int y, int z);
-void gpu_tensor_add_3d(const struct gpu_tensor_map *map, const void *shared, int x, int y, int z);
+
+void gpu_bulk_load(void *shared, const void *global, uint32_t bytes, struct gpu_mbarrier *barrier,
+                   EMULATION_CALLER);
+void gpu_bulk_store(void *global, const void *shared, uint32_t bytes, EMULATION_CALLER);
+void gpu_bulk_add_f32(float *global, const float *shared, uint32_t bytes, EMULATION_CALLER);
+struct emulation_box {
+    int at[4];
+};
+enum emulation_way { EMULATION_LOAD, EMULATION_STORE, EMULATION_ADD };
+/* One box either way; `shared` and `barrier` as the copies above take them, `ranks` 0 but where a
+ * load is multicast. */
+void emulation_tensor(enum emulation_way way, const struct gpu_tensor_map *map, void *shared,
+                      struct gpu_mbarrier *barrier, int rank, struct emulation_box box,
+                      uint16_t ranks, const char *name, const char *file, int line);
+inline void gpu_tensor_load_2d(void *shared, const struct gpu_tensor_map *map,
+                               struct gpu_mbarrier *barrier, int x, int y, EMULATION_CALLER) {
+    emulation_tensor(EMULATION_LOAD, map, shared, barrier, 2, {{x, y}}, 0, "gpu_tensor_load_2d",
+                     file, line);
+}
+inline void gpu_tensor_load_3d(void *shared, const struct gpu_tensor_map *map,
+                               struct gpu_mbarrier *barrier, int x, int y, int z,
+                               EMULATION_CALLER) {
+    emulation_tensor(EMULATION_LOAD, map, shared, barrier, 3, {{x, y, z}}, 0, "gpu_tensor_load_3d",
+                     file, line);
+}
+inline void gpu_tensor_load_4d(void *shared, const struct gpu_tensor_map *map,
+                               struct gpu_mbarrier *barrier, int x, int y, int z, int w,
+                               EMULATION_CALLER) {
+    emulation_tensor(EMULATION_LOAD, map, shared, barrier, 4, {{x, y, z, w}}, 0,
+                     "gpu_tensor_load_4d", file, line);
+}
+inline void gpu_tensor_multicast_2d(void *shared, const struct gpu_tensor_map *map,
+                                    struct gpu_mbarrier *barrier, int x, int y, uint16_t ranks,
+                                    EMULATION_CALLER) {
+    emulation_tensor(EMULATION_LOAD, map, shared, barrier, 2, {{x, y}}, ranks,
+                     "gpu_tensor_multicast_2d", file, line);
+}
+inline void gpu_tensor_store_2d(const struct gpu_tensor_map *map, const void *shared, int x, int y,
+                                EMULATION_CALLER) {
+    emulation_tensor(EMULATION_STORE, map, (void *)shared, nullptr, 2, {{x, y}}, 0,
+                     "gpu_tensor_store_2d", file, line);
+}
+inline void gpu_tensor_store_3d(const struct gpu_tensor_map *map, const void *shared, int x, int y,
+                                int z, EMULATION_CALLER) {
+    emulation_tensor(EMULATION_STORE, map, (void *)shared, nullptr, 3, {{x, y, z}}, 0,
+                     "gpu_tensor_store_3d", file, line);
+}
+inline void gpu_tensor_add_3d(const struct gpu_tensor_map *map, const void *shared, int x, int y,
+                              int z, EMULATION_CALLER) {
+    emulation_tensor(EMULATION_ADD, map, (void *)shared, nullptr, 3, {{x, y, z}}, 0,
+                     "gpu_tensor_add_3d", file, line);
+}
 void gpu_bulk_commit();
 void emulation_bulk_wait(int groups, bool read);
 template <int groups> inline void gpu_bulk_wait() {
@@ -290,21 +327,22 @@ template <int groups> inline void gpu_bulk_wait_read() {
     emulation_bulk_wait(groups, true);
 }
 inline void gpu_tensor_map_prefetch(const struct gpu_tensor_map *) {}
-void emulation_registers(int count, bool take);
-template <int count> inline void gpu_registers_take() {
-    emulation_registers(count, true);
+
+void emulation_registers(int count, bool take, const char *file, int line);
+template <int count> inline void gpu_registers_take(EMULATION_CALLER) {
+    emulation_registers(count, true, file, line);
 }
-template <int count> inline void gpu_registers_give() {
-    emulation_registers(count, false);
+template <int count> inline void gpu_registers_give(EMULATION_CALLER) {
+    emulation_registers(count, false, file, line);
 }
-bool gpu_elect();
+bool gpu_elect(EMULATION_CALLER);
 uint32_t gpu_cluster_rank();
 uint32_t gpu_cluster_size();
-void gpu_cluster_arrive();
-void gpu_cluster_wait();
-void *emulation_cluster_shared(void *shared, uint32_t rank);
-template <class T> inline T *gpu_cluster_shared(T *shared, uint32_t rank) {
-    return (T *)emulation_cluster_shared((void *)shared, rank);
+void gpu_cluster_arrive(EMULATION_CALLER);
+void gpu_cluster_wait(EMULATION_CALLER);
+void *emulation_cluster_shared(void *shared, uint32_t rank, const char *file, int line);
+template <class T> inline T *gpu_cluster_shared(T *shared, uint32_t rank, EMULATION_CALLER) {
+    return (T *)emulation_cluster_shared((void *)shared, rank, file, line);
 }
 
 #endif

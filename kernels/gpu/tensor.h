@@ -1,14 +1,15 @@
 /* Asynchronous copies by thread, matrix loads and tensor-core products of every GPU since sm_80.
  * All but the copies are collectives of a whole warp: 32 threads, converged, the same instruction.
- * Layouts of fragments: kernels/gpu/layout.h. Included by kernels/gpu/gpu.h. */
+ * Layouts of fragments: kernels/gpu/layout.h. */
 #ifndef STRATA_KERNELS_GPU_TENSOR_H
 #define STRATA_KERNELS_GPU_TENSOR_H
 
+#include "kernels/gpu/gpu.h"
 #include "kernels/gpu/layout.h"
 
-#ifdef __CUDACC__
-
 #define GPU_INLINE __device__ __forceinline__
+
+#ifdef __CUDACC__
 
 /* The 32-bit address within shared memory that PTX and descriptors want. */
 GPU_INLINE uint32_t gpu_shared_address(const void *shared) {
@@ -96,22 +97,20 @@ GPU_INLINE uint32_t gpu_tf32(float x) {
 
 #else
 
-#define GPU_INLINE inline
-
 uint32_t gpu_shared_address(const void *shared);
-void gpu_copy_async16(void *shared, const void *global, bool valid);
+void gpu_copy_async16(void *shared, const void *global, bool valid, EMULATION_CALLER);
 void gpu_copy_commit();
 void emulation_copy_wait(int groups);
 template <int groups> inline void gpu_copy_wait() {
     emulation_copy_wait(groups);
 }
-void gpu_ldmatrix_x4(uint32_t r[4], const void *row);
-void gpu_ldmatrix_x4_trans(uint32_t r[4], const void *row);
-void gpu_ldmatrix_x2(uint32_t r[2], const void *row);
-void gpu_ldmatrix_x2_trans(uint32_t r[2], const void *row);
-void gpu_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2]);
-void gpu_mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2]);
-void gpu_mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2]);
+void gpu_ldmatrix_x4(uint32_t r[4], const void *row, EMULATION_CALLER);
+void gpu_ldmatrix_x4_trans(uint32_t r[4], const void *row, EMULATION_CALLER);
+void gpu_ldmatrix_x2(uint32_t r[2], const void *row, EMULATION_CALLER);
+void gpu_ldmatrix_x2_trans(uint32_t r[2], const void *row, EMULATION_CALLER);
+void gpu_mma_bf16(float d[4], const uint32_t a[4], const uint32_t b[2], EMULATION_CALLER);
+void gpu_mma_f16(float d[4], const uint32_t a[4], const uint32_t b[2], EMULATION_CALLER);
+void gpu_mma_tf32(float d[4], const uint32_t a[4], const uint32_t b[2], EMULATION_CALLER);
 uint32_t gpu_tf32(float x);
 
 #endif

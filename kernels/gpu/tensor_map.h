@@ -3,8 +3,11 @@
 #ifndef STRATA_KERNELS_GPU_TENSOR_MAP_H
 #define STRATA_KERNELS_GPU_TENSOR_MAP_H
 
-#include "kernels/base/status.h"
 #include "kernels/gpu/layout.h"
+
+extern "C" {
+#include "kernels/base/status.h"
+}
 
 /* The driver's CUtensorMap, or the emulator's record of the shape. */
 struct alignas(64) gpu_tensor_map {

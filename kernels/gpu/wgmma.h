@@ -17,8 +17,7 @@
 #ifndef STRATA_KERNELS_GPU_WGMMA_H
 #define STRATA_KERNELS_GPU_WGMMA_H
 
-#include "kernels/gpu/gpu.h"
-#include "kernels/gpu/layout.h"
+#include "kernels/gpu/tensor.h"
 
 #ifdef __CUDACC__
 
@@ -169,9 +168,9 @@ GPU_INLINE void gpu_wgmma_f16_registers(float (&d)[count], const uint32_t (&a)[4
 
 void gpu_wgmma_fence();
 void gpu_wgmma_commit();
-void emulation_wgmma_wait(int groups);
-template <int groups> inline void gpu_wgmma_wait() {
-    emulation_wgmma_wait(groups);
+void emulation_wgmma_wait(int groups, const char *file, int line);
+template <int groups> inline void gpu_wgmma_wait(EMULATION_CALLER) {
+    emulation_wgmma_wait(groups, file, line);
 }
 template <int count> inline void gpu_wgmma_hold(float (&)[count]) {}
 
@@ -184,25 +183,35 @@ struct emulation_wgmma {
     uint64_t a, b;
     const uint32_t *registers;
 };
-void emulation_wgmma_issue(struct emulation_wgmma product);
+void emulation_wgmma_issue(const struct emulation_wgmma *product, const char *file, int line);
 
 template <enum gpu_major a_major, enum gpu_major b_major, int count>
-inline void gpu_wgmma_bf16(float (&d)[count], uint64_t a, uint64_t b, bool accumulate) {
-    emulation_wgmma_issue({d, count, false, accumulate, a_major, b_major, a, b, nullptr});
+inline void gpu_wgmma_bf16(float (&d)[count], uint64_t a, uint64_t b, bool accumulate,
+                           EMULATION_CALLER) {
+    const struct emulation_wgmma product = {d,       count, false, accumulate, a_major,
+                                            b_major, a,     b,     nullptr};
+    emulation_wgmma_issue(&product, file, line);
 }
 template <enum gpu_major a_major, enum gpu_major b_major, int count>
-inline void gpu_wgmma_f16(float (&d)[count], uint64_t a, uint64_t b, bool accumulate) {
-    emulation_wgmma_issue({d, count, true, accumulate, a_major, b_major, a, b, nullptr});
+inline void gpu_wgmma_f16(float (&d)[count], uint64_t a, uint64_t b, bool accumulate,
+                          EMULATION_CALLER) {
+    const struct emulation_wgmma product = {d,       count, true, accumulate, a_major,
+                                            b_major, a,     b,    nullptr};
+    emulation_wgmma_issue(&product, file, line);
 }
 template <enum gpu_major b_major, int count>
 inline void gpu_wgmma_bf16_registers(float (&d)[count], const uint32_t (&a)[4], uint64_t b,
-                                     bool accumulate) {
-    emulation_wgmma_issue({d, count, false, accumulate, GPU_K_MAJOR, b_major, 0, b, a});
+                                     bool accumulate, EMULATION_CALLER) {
+    const struct emulation_wgmma product = {d,       count, false, accumulate, GPU_K_MAJOR,
+                                            b_major, 0,     b,     a};
+    emulation_wgmma_issue(&product, file, line);
 }
 template <enum gpu_major b_major, int count>
 inline void gpu_wgmma_f16_registers(float (&d)[count], const uint32_t (&a)[4], uint64_t b,
-                                    bool accumulate) {
-    emulation_wgmma_issue({d, count, true, accumulate, GPU_K_MAJOR, b_major, 0, b, a});
+                                    bool accumulate, EMULATION_CALLER) {
+    const struct emulation_wgmma product = {d,       count, true, accumulate, GPU_K_MAJOR,
+                                            b_major, 0,     b,    a};
+    emulation_wgmma_issue(&product, file, line);
 }
 
 #endif
