@@ -3,9 +3,9 @@
  *   x (m, k)  in   bf16, rows `x_stride` apart        w (n, k)  in  bf16, rows `w_stride` apart
  * All in device memory, aligned to 16 bytes; x_stride and w_stride are multiples of 8; no alias.
  *
- * An element of y is one chain of k16 steps in ascending k, rounded once: the same bits whatever m is,
- * and whichever rows are beside it. Asynchronous on s; STATUS_SHAPE sticks to it where a stride or a
- * base is not aligned. */
+ * An element of y is one chain of k16 steps in ascending k, rounded once: the same bits whatever m
+ * is, and whichever rows are beside it. Asynchronous on s; STATUS_SHAPE sticks to it where a stride
+ * or a base is not aligned. */
 #ifndef STRATA_KERNELS_GEMM_HOPPER_H
 #define STRATA_KERNELS_GEMM_HOPPER_H
 

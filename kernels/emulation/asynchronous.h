@@ -1,11 +1,11 @@
 /* What a CTA has on its way: copies by cp.async, bulk and tensor copies, wgmma; and what these need
- * to be judged by: barriers that count bytes, which bytes of shared memory are being loaded or still
- * to be read, and which the asynchronous units can't see yet.
+ * to be judged by: barriers that count bytes, which bytes of shared memory are being loaded or
+ * still to be read, and which the asynchronous units can't see yet.
  *
  * "The async proxy" (TMA unit, wgmma) reads shared memory by another way than threads do: what a
- * thread wrote it sees only after the thread's fence.proxy.async. Writes are plain C++ here, so they
- * are found by comparing: after each stretch that a thread ran, what changed is what it wrote. That
- * begins in a CTA with the first call of this kind. */
+ * thread wrote it sees only after the thread's fence.proxy.async. Writes are plain C++ here, so
+ * they are found by comparing: after each stretch that a thread ran, what changed is what it wrote.
+ * That begins in a CTA with the first call of this kind. */
 #ifndef STRATA_KERNELS_EMULATION_ASYNCHRONOUS_H
 #define STRATA_KERNELS_EMULATION_ASYNCHRONOUS_H
 
@@ -90,7 +90,8 @@ struct product {
 };
 
 struct warpgroup {
-    std::deque<struct product> products; /* issued and not executed; the first has number `executed` */
+    std::deque<struct product>
+        products; /* issued and not executed; the first has number `executed` */
     size_t executed;
     std::vector<struct thread *> waiting;
 };
@@ -104,7 +105,7 @@ struct thread_work {
     size_t issued;                 /* products */
     std::deque<size_t> group_ends; /* numbers behind the last product of each group */
     std::map<float *, std::unique_ptr<struct sums>> sums;
-    std::vector<uint32_t> unpublished; /* units of 2 bytes of shared memory that it wrote */
+    std::vector<uint32_t> unpublished;        /* units of 2 bytes of shared memory that it wrote */
     uint64_t cluster_arrived, cluster_waited; /* how often */
 };
 
@@ -114,9 +115,10 @@ struct chunk {
 
 struct asynchronous {
     struct small_copies small[MAX_THREADS];
-    bool used;                    /* since this CTA started; below is stale where not */
-    std::vector<char> seen;       /* dynamic shared memory when it was last compared */
-    std::vector<uint16_t> writer; /* of each 2 bytes: WRITER_NONE, a thread's number + 1, or unknown */
+    bool used;              /* since this CTA started; below is stale where not */
+    std::vector<char> seen; /* dynamic shared memory when it was last compared */
+    std::vector<uint16_t>
+        writer; /* of each 2 bytes: WRITER_NONE, a thread's number + 1, or unknown */
     std::vector<struct chunk> chunks;
     std::map<const void *, struct mbarrier_state> barriers;
     std::vector<struct thread_work> threads;
@@ -158,8 +160,8 @@ void mbarrier_copied(struct cta *cta, const struct gpu_mbarrier *barrier, uint32
 
 void wgmma_thread_ended(struct thread *thread);
 
-/* The CTA of the running thread's cluster with this rank (fail() where there is none or it has ended),
- * and the same place in its shared memory. */
+/* The CTA of the running thread's cluster with this rank (fail() where there is none or it has
+ * ended), and the same place in its shared memory. */
 struct cta *cluster_cta(uint32_t rank);
 void *same_place(const struct cta *from, const struct cta *to, const void *shared);
 
