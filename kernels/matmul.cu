@@ -8,6 +8,9 @@
 #include "kernels/gpu/launch.h"
 #include "kernels/product_cuda.h"
 #include "kernels/quantized_cuda.h"
+extern "C" {
+#include "kernels/quantized.h"
+}
 
 #ifdef STRATA_EMULATION
 enum { PIECE_BYTES = 32 << 10 }; /* of a workspace: small matrices are to have several */

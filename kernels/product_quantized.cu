@@ -35,7 +35,7 @@ struct fused {
     const struct bf16 *x;
     int64_t x_stride;
     int tokens;
-    bool x_aligned;
+    bool x_aligned, y_pairs;
     int64_t panel, chunks;
     int raw_bytes, stage_bytes; /* a stage: W's bytes, c of NF4, then rows of A */
     uint8_t *ring;
@@ -161,7 +161,7 @@ static __global__ void __launch_bounds__(THREADS)
     if (maker)
         gpu_copy_wait<0>();
     else
-        tensor_end(&sums, p, 0, f.panel * PANEL_ROWS + warp * 8);
+        tensor_end(&sums, p, f.y_pairs, 0, f.panel * PANEL_ROWS + warp * 8);
 }
 
 void product_quantized_cuda(struct stream *s, const char *op, const struct cuda_product *p,
@@ -174,6 +174,7 @@ void product_quantized_cuda(struct stream *s, const char *op, const struct cuda_
     f.tokens = (int)p->m;
     f.x_aligned =
         (uintptr_t)f.x % 16 == 0 && f.x_stride % TENSOR_CHUNK == 0 && p->k % TENSOR_CHUNK == 0;
+    f.y_pairs = tensor_pairs_aligned(p);
     f.chunks = (w->cols + WIDTH - 1) / WIDTH;
     f.raw_bytes = WIDTH / f.w.block_elements * f.w.block_bytes * PANEL_ROWS;
     f.stage_bytes = f.raw_bytes + ABSMAX_BYTES + f.tokens * WIDTH * 2;

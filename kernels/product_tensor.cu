@@ -37,20 +37,23 @@ __device__ __forceinline__ void tensor_fetch(struct bf16 *tile, const struct cud
     constexpr int chunks = WIDTH / TENSOR_CHUNK, pace = THREADS / chunks;
     const int column = (int)threadIdx.x % chunks, first = (int)threadIdx.x / chunks;
     const int64_t left = columns - column0 - column * TENSOR_CHUNK;
+    const int64_t below = left > 0 ? lines - line0 : 0;
     const struct bf16 *from =
         (const struct bf16 *)o.data + (line0 + first) * o.stride + column0 + column * TENSOR_CHUNK;
+    if (aligned) {
 #pragma unroll
-    for (int i = 0; i < LINES / pace; i++) {
-        const int line = first + i * pace;
-        const bool inside = left > 0 && line0 + line < lines;
-        struct bf16 *to = tile + tensor_place<WIDTH>(line, column);
-        if (aligned)
-            gpu_copy_async16(to, inside ? (const void *)(from + i * pace * o.stride) : o.data,
-                             inside);
-        else
-            *(struct tensor_chunk *)to =
-                tensor_carry(from + i * pace * o.stride, inside ? left : 0);
+        for (int i = 0; i < LINES / pace; i++) {
+            const int line = first + i * pace;
+            const bool inside = line < below;
+            gpu_copy_async16(tile + tensor_place<WIDTH>(line, column),
+                             inside ? from + i * pace * o.stride : o.data, inside);
+        }
+        return;
     }
+#pragma unroll 1
+    for (int line = first; line < LINES; line += pace, from += pace * o.stride)
+        *(struct tensor_chunk *)(tile + tensor_place<WIDTH>(line, column)) =
+            tensor_carry(from, line < below ? left : 0);
 }
 
 /* An operand's stage: `rows` of it from row0 on, STEP k from k0 on. */
@@ -125,7 +128,7 @@ tensor_multiply(struct tensor_sums<T::warp_rows / 16, T::warp_cols / 8> *sums, c
 
 /* Operands whose lines all begin at multiples of 16 bytes and hold whole chunks. */
 struct tensor_aligned {
-    bool a, b;
+    bool a, b, c; /* of C: pairs at multiples of 4 bytes */
 };
 
 template <class T, bool A_BY_DEPTH, bool B_BY_DEPTH>
@@ -162,7 +165,7 @@ __global__ __launch_bounds__(T::threads) void tensor_kernel(struct cuda_product 
             tensor_multiply<T, A_BY_DEPTH, B_BY_DEPTH>(&sums, a, b, row, col, step);
     }
     gpu_copy_wait<0>();
-    tensor_end(&sums, p, row0 + row, col0 + col);
+    tensor_end(&sums, p, aligned.c, row0 + row, col0 + col);
 }
 
 static bool lines_aligned(const struct cuda_operand *o, int64_t columns) {
@@ -173,7 +176,8 @@ static bool lines_aligned(const struct cuda_operand *o, int64_t columns) {
 template <class T, bool A_BY_DEPTH, bool B_BY_DEPTH>
 static void tensor_launch(struct stream *s, const char *op, const struct cuda_product *p) {
     const struct tensor_aligned aligned = {lines_aligned(&p->a, p->a.by_depth ? p->m : p->k),
-                                           lines_aligned(&p->b, p->b.by_depth ? p->n : p->k)};
+                                           lines_aligned(&p->b, p->b.by_depth ? p->n : p->k),
+                                           tensor_pairs_aligned(p)};
     const int64_t blocks = gpu_tiles(p->m, T::rows) * gpu_tiles(p->n, T::cols);
     gpu_launch(
         s, op,

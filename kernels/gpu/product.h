@@ -81,12 +81,17 @@ __device__ __forceinline__ void tensor_begin(struct tensor_sums<HIGH, WIDE> *sum
             }
 }
 
-__device__ __forceinline__ void tensor_store(const struct cuda_product &p,
+/* Whether C is bf16 and its pairs lie at multiples of 4 bytes. */
+static inline bool tensor_pairs_aligned(const struct cuda_product *p) {
+    return p->c_bf16 && (uintptr_t)p->c % 4 == 0 && p->c_stride % 2 == 0;
+}
+
+__device__ __forceinline__ void tensor_store(const struct cuda_product &p, bool pairs,
                                              const struct tensor_pair &pair, float x, float y) {
     const int64_t at = pair.row * p.c_stride + pair.col;
     if (p.bias && pair.count > 0) x += p.bias[pair.col];
     if (p.bias && pair.count > 1) y += p.bias[pair.col + 1];
-    if (pair.count == 2 && p.c_bf16 && ((uintptr_t)p.c / 2 + at) % 2 == 0) {
+    if (pairs && pair.count == 2) {
         *(uint32_t *)((struct bf16 *)p.c + at) = gpu_pack_bf16(x, y);
         return;
     }
@@ -96,15 +101,16 @@ __device__ __forceinline__ void tensor_store(const struct cuda_product &p,
 
 template <int HIGH, int WIDE>
 __device__ __forceinline__ void tensor_end(const struct tensor_sums<HIGH, WIDE> *sums,
-                                           const struct cuda_product &p, int64_t row, int64_t col) {
+                                           const struct cuda_product &p, bool pairs, int64_t row,
+                                           int64_t col) {
 #pragma unroll
     for (int i = 0; i < HIGH; i++)
 #pragma unroll
         for (int j = 0; j < WIDE; j++)
 #pragma unroll
             for (int half = 0; half < 2; half++)
-                tensor_store(p, tensor_pair_at(p, row, col, i, j, half), sums->at[i][j][2 * half],
-                             sums->at[i][j][2 * half + 1]);
+                tensor_store(p, pairs, tensor_pair_at(p, row, col, i, j, half),
+                             sums->at[i][j][2 * half], sums->at[i][j][2 * half + 1]);
 }
 
 #endif
