@@ -22,76 +22,71 @@
 #include "kernels/gpu/attention_tile.h"
 #include "kernels/gpu/launch.h"
 
-struct forward_job {
-    struct attention_job job;
-    struct kv_source kv;
-    void *o;     /* bf16, of sequences */
-    float *sums; /* o of parts, else NULL */
-    float *lse;
-    const void *q;
-};
-
 /* The rows of one warp: two a lane in each 16. */
 template <int D, int M> struct warp_rows {
     float o[M][D / 8][4];
     struct softmax_row row[M][2];
 };
 
-/* Rows of parts go on with what they have seen so far as with one key of weight 1 and value o. */
-template <int D, int M>
-static __device__ void start_rows(struct warp_rows<D, M> &w, const struct forward_job &f,
-                                  const struct attention_part &part, int kv_head, int32_t row,
-                                  int32_t rows) {
-    const int lane = threadIdx.x % 32, head_dim = f.job.head_dim;
+/* Rows that have seen nothing. */
+template <int D, int M> static __device__ __forceinline__ void start_rows(struct warp_rows<D, M> &w) {
 #pragma unroll
     for (int i = 0; i < 2 * M; i++) {
-        struct softmax_row &stats = w.row[i / 2][i % 2];
-        stats.max = -INFINITY;
-        stats.sum = 0.0f;
-        int32_t own = row + i * 8 + lane / 4;
-        bool go_on = f.sums && own < rows;
-        int64_t query = go_on ? query_of(f.job, part, kv_head, own) : 0;
-        float lse = go_on ? f.lse[query] : -INFINITY;
-        go_on = go_on && lse != -INFINITY;
-        if (go_on) stats.max = lse / f.job.scale;
-        if (go_on && lane % 4 == 0) stats.sum = 1.0f;
+        w.row[i / 2][i % 2].max = -INFINITY;
+        w.row[i / 2][i % 2].sum = 0.0f;
 #pragma unroll
-        for (int n = 0; n < D / 8; n++) {
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                int column = n * 8 + lane % 4 * 2 + e;
-                bool there = go_on && column < head_dim;
-                w.o[i / 2][n][i % 2 * 2 + e] = there ? f.sums[query * head_dim + column] : 0.0f;
-            }
-        }
+        for (int n = 0; n < D / 8; n++)
+            w.o[i / 2][n][i % 2 * 2] = w.o[i / 2][n][i % 2 * 2 + 1] = 0.0f;
     }
 }
 
+/* What a row of parts had seen before this call counts `before`, as shares of 1; its new o `now`. */
+struct shares {
+    float before, now;
+};
+
+/* The row's softmax over what it had seen and what it has seen now; keeps their lse. */
+static __device__ __forceinline__ struct shares join_part(float *lse, bool there, float lse_now) {
+    float lse_before = there ? *lse : -INFINITY, max = fmaxf(lse_before, lse_now);
+    __syncwarp(); /* the four lanes of the row have read it */
+    if (!there || max == -INFINITY) return shares{0.0f, 0.0f};
+    float before = gpu_exp2((lse_before - max) * LOG2_E), now = gpu_exp2((lse_now - max) * LOG2_E);
+    float inverse = 1.0f / (before + now);
+    if (gpu_lane() % 4 == 0) *lse = fmaf(LN_2, gpu_log2(before + now), max);
+    return shares{before * inverse, now * inverse};
+}
+
+/* Rounds the rows to act, or adds them to the sums of parts. `row` is the warp's first. */
 template <int D, int M>
-static __device__ void finish_rows(struct warp_rows<D, M> &w, const struct forward_job &f,
-                                   const struct attention_part &part, int kv_head, int32_t row,
-                                   int32_t rows) {
-    const int lane = threadIdx.x % 32, head_dim = f.job.head_dim;
+static __device__ __forceinline__ void finish_rows(const struct warp_rows<D, M> &w,
+                                                   const struct forward_job &f,
+                                                   const struct attention_part &part, int kv_head,
+                                                   int32_t row, int32_t rows) {
+    const int lane = gpu_lane(), head_dim = f.job.head_dim;
 #pragma unroll
     for (int i = 0; i < 2 * M; i++) {
         const struct softmax_row &stats = w.row[i / 2][i % 2];
-        float sum = sum_of_four(stats.sum), inverse = 1.0f / sum;
-        int32_t own = row + i * 8 + lane / 4;
-        if (own >= rows || (f.sums && sum == 0.0f)) continue;
-        int64_t query = query_of(f.job, part, kv_head, own);
-        if (f.lse && lane % 4 == 0) f.lse[query] = softmax_lse(stats.max, sum, f.job.scale);
+        const float sum = sum_of_four(stats.sum), inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+        const float lse = softmax_lse(stats.max, sum, f.job.scale);
+        const int32_t own = row + i * 8 + lane / 4;
+        const bool there = own < rows;
+        const int64_t query = query_of(f.job, part, kv_head, there ? own : 0);
+        struct shares shares = {0.0f, 1.0f};
+        if (f.sums) shares = join_part(&f.lse[query], there, lse);
+        if (!there) continue;
+        if (!f.sums && f.lse && lane % 4 == 0) f.lse[query] = lse;
 #pragma unroll
         for (int n = 0; n < D / 8; n++) {
-            int column = n * 8 + lane % 4 * 2;
-            float low = w.o[i / 2][n][i % 2 * 2] * inverse;
-            float high = w.o[i / 2][n][i % 2 * 2 + 1] * inverse;
-            if (f.sums) {
-                float *to = f.sums + query * head_dim + column;
-                if (column < head_dim) to[0] = low;
-                if (column + 1 < head_dim) to[1] = high;
-            } else {
+            const int column = n * 8 + lane % 4 * 2;
+            const float low = w.o[i / 2][n][i % 2 * 2] * inverse;
+            const float high = w.o[i / 2][n][i % 2 * 2 + 1] * inverse;
+            float *sums = f.sums + query * head_dim + column;
+            if (!f.sums)
                 store_pair((struct bf16 *)f.o + query * head_dim, column, head_dim, low, high);
-            }
+            else if (column < head_dim)
+                sums[0] = fmaf(sums[0], shares.before, low * shares.now);
+            if (f.sums && column + 1 < head_dim)
+                sums[1] = fmaf(sums[1], shares.before, high * shares.now);
         }
     }
 }
@@ -101,7 +96,7 @@ static __device__ void finish_rows(struct warp_rows<D, M> &w, const struct forwa
 template <int M>
 static __device__ __forceinline__ void mask_scores(float (&s)[M][8][4],
                                                    const struct keys_seen *seen, int32_t key) {
-    const int lane = threadIdx.x % 32;
+    const int lane = gpu_lane();
 #pragma unroll
     for (int i = 0; i < 2 * M; i++) {
         struct keys_seen row = seen[i * 8 + lane / 4];
@@ -136,43 +131,61 @@ static __device__ __forceinline__ void softmax_block(struct warp_rows<D, M> &w,
     }
 }
 
+/* What changes with the part only; in shared memory, lest it fill registers throughout the loop. */
+struct forward_notes {
+    struct row_map keys;
+    struct keys_seen top, bottom; /* by the first row and the last */
+    int32_t end;                  /* after the last key that any row sees */
+    struct keys_seen seen[128];   /* by each row */
+};
+
 /* The CTA's tiles in shared memory. */
 struct forward_tiles {
     struct bf16 *q, *k, *v;
-    struct keys_seen *seen; /* of each row of q */
+    struct forward_notes *notes;
 };
 
-/* The CTA's rows, from `row` of the part's queries, against its keys. */
+static __device__ __forceinline__ void note_part(struct forward_notes *notes,
+                                                 const struct forward_job &f,
+                                                 const struct attention_part &part, int kv_head,
+                                                 int32_t first_row, int32_t last_row) {
+    notes->seen[threadIdx.x] = keys_of_row(f.job, part, first_row + (int)threadIdx.x);
+    if (threadIdx.x > 0) return;
+    notes->keys = map_cache(f.job, f.kv, part, kv_head);
+    notes->top = keys_of_row(f.job, part, first_row);
+    notes->bottom = keys_of_row(f.job, part, last_row);
+    notes->end = notes->bottom.last + 1;
+}
+
+/* The CTA's rows, which begin with row `row` of the part's queries, against its keys. */
 template <int D, int M>
 static __device__ __forceinline__ void
 walk_keys(struct warp_rows<D, M> &w, const struct forward_tiles &tiles, const struct forward_job &f,
           const struct attention_part &part, int kv_head, int32_t row, int32_t rows) {
-    constexpr int PITCH = D + TILE_PAD, TILE = 64 * M, STEP = ATTENTION_BLOCK;
-    const struct attention_job &job = f.job;
-    const int warp_row = (int)threadIdx.x / 32 * 16 * M;
-    const struct keys_seen top = keys_of_row(job, part, row);
-    const struct keys_seen bottom = keys_of_row(job, part, min(row + TILE, rows) - 1);
-    const struct row_map map = map_cache(job, f.kv, part, kv_head);
-    const int32_t end = bottom.last + 1;
-    int32_t key = top.first / STEP * STEP;
+    constexpr int PITCH = D + TILE_PAD, STEP = ATTENTION_BLOCK;
+    const struct forward_notes *notes = tiles.notes;
+    const int warp_row = gpu_warp() * 16 * M;
     __syncthreads(); /* the keys of a part before are done with */
-    if (threadIdx.x < TILE) tiles.seen[threadIdx.x] = keys_of_row(job, part, row + threadIdx.x);
-    if (key < end) copy_rows<D>(tiles.k, PITCH, STEP, job, f.kv.k, map, key, end, 0);
+    note_part(tiles.notes, f, part, kv_head, row, min(row + 64 * M, rows) - 1);
+    __syncthreads();
+    int32_t key = notes->top.first / STEP * STEP;
+    copy_rows<D>(tiles.k, PITCH, STEP, f.job, f.kv.k, notes->keys, key, notes->end, 0);
     gpu_copy_commit();
-    for (; key < end; key += STEP) {
+    for (; key < notes->end; key += STEP) {
         gpu_copy_wait<0>();
         __syncthreads(); /* keys are here; the values before are done with */
-        copy_rows<D>(tiles.v, PITCH, STEP, job, f.kv.v, map, key, end, 0);
+        copy_rows<D>(tiles.v, PITCH, STEP, f.job, f.kv.v, notes->keys, key, notes->end, 0);
         gpu_copy_commit();
         float s[M][8][4];
         multiply_rows<D, M>(s, tiles.q + warp_row * PITCH, tiles.k);
         __syncthreads(); /* the keys are done with */
-        if (key + STEP < end)
-            copy_rows<D>(tiles.k, PITCH, STEP, job, f.kv.k, map, key + STEP, end, 0);
+        if (key + STEP < notes->end)
+            copy_rows<D>(tiles.k, PITCH, STEP, f.job, f.kv.k, notes->keys, key + STEP, notes->end,
+                         0);
         gpu_copy_commit();
-        if (key < bottom.first || key + STEP - 1 > top.last)
-            mask_scores<M>(s, tiles.seen + warp_row, key);
-        softmax_block<D, M>(w, s, job.scale * LOG2_E);
+        if (key < notes->bottom.first || key + STEP - 1 > notes->top.last)
+            mask_scores<M>(s, notes->seen + warp_row, key);
+        softmax_block<D, M>(w, s, f.job.scale * LOG2_E);
         uint32_t p[M][TILE_STEPS][4];
 #pragma unroll
         for (int m = 0; m < M; m++) pack_rows(p[m], s[m]);
@@ -180,6 +193,7 @@ walk_keys(struct warp_rows<D, M> &w, const struct forward_tiles &tiles, const st
         __syncthreads(); /* the values are here */
         multiply_columns<D, PITCH, M>(w.o, p, tiles.v);
     }
+    gpu_copy_wait<0>();
 }
 
 template <int D, int M>
@@ -188,22 +202,21 @@ static __global__ void __launch_bounds__(128) forward_tile(const struct forward_
     GPU_DYNAMIC_SHARED(struct bf16, shared);
     const struct forward_tiles tiles = {
         shared, shared + TILE * PITCH, shared + (TILE + ATTENTION_BLOCK) * PITCH,
-        (struct keys_seen *)(shared + (TILE + 2 * ATTENTION_BLOCK) * PITCH)};
+        (struct forward_notes *)(shared + (TILE + 2 * ATTENTION_BLOCK) * PITCH)};
     const int kv_head = (int)blockIdx.y;
     const int32_t index = (int32_t)(gridDim.x - 1 - blockIdx.x); /* the longest rows first */
     const struct tile_place place = find_tile(f.job, TILES_OF_QUERIES, TILE, index);
     struct attention_part part = part_of(f.job, place.part);
     const int32_t rows = part.queries * f.job.group;
-    const int32_t row = place.row + (int)threadIdx.x / 32 * 16 * M;
     struct warp_rows<D, M> w;
-    start_rows(w, f, part, kv_head, row, rows);
+    start_rows(w);
     copy_rows<D>(tiles.q, PITCH, TILE, f.job, f.q, map_queries(f.job, part.query, kv_head),
                  place.row, rows, 0);
     for (int32_t i = place.part; i >= 0; i = next_of_run(f.job, i, TILES_OF_QUERIES)) {
         part = part_of(f.job, i);
         walk_keys(w, tiles, f, part, kv_head, place.row, rows);
     }
-    finish_rows(w, f, part, kv_head, row, rows);
+    finish_rows(w, f, part, kv_head, place.row + gpu_warp() * 16 * M, rows);
 }
 
 template <int D, int M> static void launch_tiles(struct stream *s, const struct forward_job &f) {
@@ -213,7 +226,7 @@ template <int D, int M> static void launch_tiles(struct stream *s, const struct 
     grid.blocks = dim3((unsigned)tiles, (unsigned)f.job.kv_heads, 1);
     grid.threads = 128;
     grid.shared = sizeof(struct bf16) * (64 * M + 2 * ATTENTION_BLOCK) * (D + TILE_PAD) +
-                  sizeof(struct keys_seen) * 64 * M;
+                  sizeof(struct forward_notes);
     gpu_launch(s, "attention_forward", grid, forward_tile<D, M>, f);
 }
 

@@ -15,7 +15,8 @@
 enum {
     TILE_ROWS = 64,     /* rows of a tile of keys, and of queries unless said otherwise */
     TILE_PAD = 8,       /* elements behind each row: rows lie an odd number of 16 bytes apart */
-    TILE_STEPS = 64 / 16 /* k16 steps over a tile's rows */
+    TILE_STEPS = 64 / 16, /* k16 steps over a tile's rows */
+    DECODE_ROWS = 16
 };
 
 /* Sequences against all their keys, or parts (segments' arrays NULL). By value to kernels. */
@@ -23,7 +24,7 @@ struct attention_job {
     const int32_t *start, *past;        /* of segments, or NULL */
     const struct attention_part *parts; /* or NULL */
     int32_t count;                      /* of either */
-    int32_t least_rows, most_rows;      /* sequences of fewer or more rows are another kernel's */
+    bool skip_decodes;                  /* short sequences are attention_decode's */
     int32_t heads, kv_heads, head_dim, group;
     int32_t window; /* 0 = all */
     float scale;
@@ -38,6 +39,13 @@ static inline __host__ __device__ struct attention_part part_of(const struct att
     return attention_part{i, start, tokens, start, past + tokens, past};
 }
 
+/* Few rows that go on from earlier keys: one 16-row tile of attention_decode. */
+static inline __host__ __device__ bool is_decode(const struct attention_job &job,
+                                                 const struct attention_part &part) {
+    int32_t rows = part.queries * job.group;
+    return !job.parts && part.past > 0 && rows > 0 && rows <= DECODE_ROWS;
+}
+
 enum tiles_of { TILES_OF_QUERIES, TILES_OF_KEYS };
 
 /* Rows of the run that begins with part i; 0 where an earlier part began it. */
@@ -49,8 +57,8 @@ static inline __host__ __device__ int32_t rows_of_run(const struct attention_job
     if (job.parts && what == TILES_OF_KEYS)
         for (int32_t j = i - 1; j >= 0 && job.parts[j].document == part.document; j--)
             if (job.parts[j].key == part.key) return 0;
-    int32_t rows = what == TILES_OF_QUERIES ? part.queries * job.group : part.keys;
-    return rows < job.least_rows || rows > job.most_rows ? 0 : rows;
+    if (what == TILES_OF_KEYS) return part.keys;
+    return job.skip_decodes && is_decode(job, part) ? 0 : part.queries * job.group;
 }
 
 /* The next part after i of the same run; -1 for none. */
@@ -86,22 +94,22 @@ struct tile_place {
 static inline __device__ struct tile_place find_tile(const struct attention_job &job,
                                                      enum tiles_of what, int32_t tile,
                                                      int32_t index) {
-    const int lane = threadIdx.x % 32;
+    const int lane = gpu_lane();
     int32_t before = 0;
     for (int32_t base = 0; base < job.count; base += 32) {
         int32_t i = base + lane;
         int32_t own = i < job.count ? tiles_of_rows(rows_of_run(job, i, what), tile) : 0, sum = own;
         for (int step = 1; step < 32; step *= 2) {
-            int32_t other = __shfl_up_sync(~0u, sum, step);
+            int32_t other = __shfl_up_sync(GPU_ALL_LANES, sum, step);
             if (lane >= step) sum += other;
         }
-        uint32_t beyond = __ballot_sync(~0u, before + sum > index);
+        uint32_t beyond = __ballot_sync(GPU_ALL_LANES, before + sum > index);
         if (beyond) {
             int owner = __ffs((int)beyond) - 1;
-            int32_t first = __shfl_sync(~0u, before + sum - own, owner);
+            int32_t first = __shfl_sync(GPU_ALL_LANES, before + sum - own, owner);
             return tile_place{base + owner, (index - first) * tile};
         }
-        before += __shfl_sync(~0u, sum, 31);
+        before += __shfl_sync(GPU_ALL_LANES, sum, 31);
     }
     return tile_place{-1, 0};
 }
@@ -203,7 +211,7 @@ static __device__ __forceinline__ void copy_rows(struct bf16 *tile, int pitch, i
 template <int D, int M>
 static __device__ __forceinline__ void multiply_rows(float (&s)[M][8][4], const struct bf16 *a,
                                                      const struct bf16 *b) {
-    const int lane = threadIdx.x % 32, pitch = D + TILE_PAD;
+    const int lane = gpu_lane(), pitch = D + TILE_PAD;
     const struct bf16 *from_a = a + lane % 16 * pitch + lane / 16 * 8;
     const struct bf16 *from_b = b + (lane % 8 + lane / 16 * 8) * pitch + lane / 8 % 2 * 8;
 #pragma unroll
@@ -247,7 +255,7 @@ template <int N, int PITCH, int M>
 static __device__ __forceinline__ void multiply_columns(float (&o)[M][N / 8][4],
                                                         const uint32_t (&p)[M][TILE_STEPS][4],
                                                         const struct bf16 *b) {
-    const int lane = threadIdx.x % 32;
+    const int lane = gpu_lane();
     const struct bf16 *from = b + lane % 16 * PITCH + lane / 16 * 8;
 #pragma unroll
     for (int k = 0; k < TILE_STEPS; k++) {
@@ -283,8 +291,6 @@ static inline struct attention_job attention_job_of(const struct attention_shape
     job.group = shape->heads / shape->kv_heads;
     job.window = shape->window > INT_MAX / 2 ? 0 : (int32_t)shape->window;
     job.scale = shape->scale;
-    job.least_rows = 1;
-    job.most_rows = INT_MAX;
     return job;
 }
 
@@ -295,6 +301,19 @@ static inline __device__ int64_t query_of(const struct attention_job &job,
     int64_t token = part.query + row / job.group;
     return token * job.heads + kv_head * job.group + row % job.group;
 }
+
+/* A forward of either kind. By value to kernels. */
+struct forward_job {
+    struct attention_job job;
+    struct kv_source kv;
+    void *o;     /* act, of sequences */
+    float *sums; /* o of parts, else NULL */
+    float *lse;
+    const void *q;
+};
+
+/* The short sequences of a batch whose other sequences skip_decodes leaves; bf16. */
+void attention_decode(struct stream *s, const struct forward_job &f);
 
 /* Whether rows of these tensors can be copied in 16 bytes. */
 static inline bool rows_align(int head_dim, const void *const *tensors, int count) {

@@ -15,13 +15,13 @@ struct softmax_row {
 
 /* The sum, or the maximum, over the four lanes of a row: (0 + 1) + (2 + 3). */
 static __device__ __forceinline__ float sum_of_four(float value) {
-    value += __shfl_xor_sync(~0u, value, 1);
-    return value + __shfl_xor_sync(~0u, value, 2);
+    value += __shfl_xor_sync(GPU_ALL_LANES, value, 1);
+    return value + __shfl_xor_sync(GPU_ALL_LANES, value, 2);
 }
 
 static __device__ __forceinline__ float max_of_four(float value) {
-    value = fmaxf(value, __shfl_xor_sync(~0u, value, 1));
-    return fmaxf(value, __shfl_xor_sync(~0u, value, 2));
+    value = fmaxf(value, __shfl_xor_sync(GPU_ALL_LANES, value, 1));
+    return fmaxf(value, __shfl_xor_sync(GPU_ALL_LANES, value, 2));
 }
 
 /* The greatest of a block's 64 scores of row `half` (0, or 1 for the row 8 below). */
