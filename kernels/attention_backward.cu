@@ -1,5 +1,5 @@
-/* Attention backward for bf16 activations, deterministic: FlashAttention-2 (arXiv:2307.08691) in two
- * passes that each own what they write, so that nothing is added across CTAs.
+/* Attention backward for bf16 activations, deterministic: FlashAttention-2 (arXiv:2307.08691) in
+ * two passes that each own what they write, so that nothing is added across CTAs.
  *
  *     delta = rowsum(do * o)             a warp a row
  *     keys:     a CTA a tile of 64 keys and key head walks the rows (token, head of the group) that
@@ -7,26 +7,18 @@
  *               dv += bf16(p^T) do,  ds^T = p^T * (v do^T - delta),  dk += bf16(ds^T) q
  *     queries:  a CTA a tile of 64 rows walks its keys, ascending: dq += bf16(ds) k
  *
- * dk and dq are multiplied by the scale at the end. The scores are made twice, which costs 7 products
- * where one pass with sums across CTAs has 5, and buys one order whatever runs beside it. */
+ * dk and dq are multiplied by the scale at the end. The scores are made twice, which costs 7
+ * products where one pass with sums across CTAs has 5, and buys one order whatever runs beside it.
+ */
 #include "kernels/gpu/attention_tile.h"
+#include "kernels/gpu/cuda_ops.h"
 #include "kernels/gpu/launch.h"
-
-struct backward_job {
-    struct attention_job job;
-    const void *dout, *q, *k, *v, *o;
-    const float *lse;
-    float *delta;
-    void *dq, *dk, *dv;                   /* bf16, of sequences */
-    float *dq_sums, *dk_sums, *dv_sums;   /* of parts, else NULL */
-    int64_t rows;                         /* N * H */
-};
 
 enum { DELTA_WARPS = 8 };
 
+template <class A>
 static __global__ void __launch_bounds__(DELTA_WARPS *GPU_WARP)
-    sum_rows(float *delta, const struct bf16 *dout, const struct bf16 *o, int64_t rows,
-             int32_t head_dim) {
+    sum_rows(float *delta, const A *dout, const A *o, int64_t rows, int32_t head_dim) {
     const int64_t row = (int64_t)blockIdx.x * DELTA_WARPS + gpu_warp();
     if (row >= rows) return;
     float sum = 0.0f;
@@ -34,30 +26,6 @@ static __global__ void __launch_bounds__(DELTA_WARPS *GPU_WARP)
         sum = fmaf(to_f32(dout[i]), to_f32(o[i]), sum);
     for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(GPU_ALL_LANES, sum, step);
     if (gpu_lane() == 0) delta[row] = sum;
-}
-
-/* What a row of queries needs beside its vectors. */
-struct row_notes {
-    float lse2, delta; /* lse * log2(e) */
-    struct keys_seen seen;
-};
-
-static __device__ __forceinline__ struct row_notes note_row(const struct backward_job &b,
-                                                            const struct attention_part &part,
-                                                            int kv_head, int32_t row,
-                                                            int32_t rows) {
-    if (row >= rows) return row_notes{0.0f, 0.0f, {1, 0}};
-    int64_t query = query_of(b.job, part, kv_head, row);
-    return row_notes{b.lse[query] * LOG2_E, b.delta[query], keys_of_row(b.job, part, row)};
-}
-
-/* s becomes p, dp becomes ds without its scale; 0 for pairs that don't see each other. */
-static __device__ __forceinline__ void make_gradient(float &s, float &dp,
-                                                     const struct row_notes &row, int32_t key,
-                                                     float slope) {
-    const bool sees = key >= row.seen.first && key <= row.seen.last;
-    s = sees ? gpu_exp2(fmaf(s, slope, -row.lse2)) : 0.0f;
-    dp = sees ? s * (dp - row.delta) : 0.0f;
 }
 
 /* Adds to, or overwrites, 16 rows of gradients; `row` is the lane's first, `end` their end. */
@@ -100,20 +68,8 @@ template <int D> static size_t bytes_of_tiles(void) {
            sizeof(struct row_notes) * TILE_ROWS;
 }
 
-/* The rows of a part that see any of the keys [key, end). */
-static __device__ __forceinline__ void rows_of_keys(const struct attention_job &job,
-                                                    const struct attention_part &part, int32_t key,
-                                                    int32_t end, int32_t *first, int32_t *last) {
-    int32_t token = key > part.past ? key - part.past : 0, tokens = part.queries;
-    if (job.window > 0) tokens = min(tokens, end - 1 + job.window - part.past);
-    *first = token * job.group;
-    *last = tokens * job.group - 1;
-}
-
 /* The warp's 16 keys and their gradients in D / SPLIT columns. */
-template <int N> struct key_rows {
-    float dk[1][N / 8][4], dv[1][N / 8][4];
-};
+template <int N> struct key_rows { float dk[1][N / 8][4], dv[1][N / 8][4]; };
 
 /* The CTA's keys against 64 rows that lie in shared memory. */
 template <int D, int SPLIT>
@@ -159,8 +115,7 @@ walk_queries(struct key_rows<D / SPLIT> &w, const struct backward_tiles &tiles,
         copy_rows<D>(tiles.dout, PITCH, TILE_ROWS, b.job, b.dout, map, row, last + 1, 0);
         gpu_copy_commit();
         if (threadIdx.x < TILE_ROWS)
-            tiles.notes[threadIdx.x] =
-                note_row(b, part, kv_head, row + (int)threadIdx.x, last + 1);
+            tiles.notes[threadIdx.x] = note_row(b, part, kv_head, row + (int)threadIdx.x, last + 1);
         gpu_copy_wait<0>();
         __syncthreads();
         take_rows<D, SPLIT>(w, tiles, key, b.job.scale * LOG2_E);
@@ -174,8 +129,7 @@ static __global__ void __launch_bounds__(128 * SPLIT) backward_keys(const struct
     GPU_DYNAMIC_SHARED(struct bf16, shared);
     const struct backward_tiles tiles = tiles_at<D>(shared);
     const int kv_head = (int)blockIdx.y;
-    const struct tile_place place =
-        find_tile(b.job, TILES_OF_KEYS, TILE_ROWS, (int32_t)blockIdx.x);
+    const struct tile_place place = find_tile(b.job, TILES_OF_KEYS, TILE_ROWS, (int32_t)blockIdx.x);
     struct attention_part part = part_of(b.job, place.part);
     const struct row_map map = map_keys(b.job, part.key, kv_head);
     const int32_t key = place.row, keys = part.keys, end = min(key + (int)TILE_ROWS, keys);
@@ -278,11 +232,6 @@ template <int D> static void launch_backward(struct stream *s, const struct back
 static void backward_bf16(struct stream *s, struct backward_job &b) {
     const void *tensors[] = {b.dout, b.q, b.k, b.v};
     b.job.vector = rows_align(b.job.head_dim, tensors, 4);
-    const int64_t blocks = (b.rows + DELTA_WARPS - 1) / DELTA_WARPS;
-    gpu_launch(s, "attention_backward delta",
-               gpu_grid{.blocks = dim3((unsigned)blocks), .threads = DELTA_WARPS * GPU_WARP},
-               sum_rows, b.delta, (const struct bf16 *)b.dout, (const struct bf16 *)b.o, b.rows,
-               b.job.head_dim);
     const int dim = b.job.head_dim;
     if (dim <= 64)
         launch_backward<64>(s, b);
@@ -296,4 +245,74 @@ static void backward_bf16(struct stream *s, struct backward_job &b) {
         launch_backward<192>(s, b);
     else
         launch_backward<256>(s, b);
+}
+
+template <class A> static void backward_all(struct stream *s, struct backward_job &b) {
+    if (!head_fits(s, "attention_backward", b.job)) return;
+    const int64_t blocks = (b.rows + DELTA_WARPS - 1) / DELTA_WARPS;
+    gpu_launch(s, "attention_backward delta",
+               gpu_grid{.blocks = dim3((unsigned)blocks), .threads = DELTA_WARPS * GPU_WARP},
+               sum_rows<A>, b.delta, (const A *)b.dout, (const A *)b.o, b.rows, b.job.head_dim);
+    if (act_of<A>() == DTYPE_F32)
+        attention_plain_backward(s, b);
+    else
+        backward_bf16(s, b);
+}
+
+template <class A>
+static void attention_backward(struct stream *s, const struct attention_backward_args *a) {
+    struct backward_job b = {};
+    b.job = attention_job_of(&a->shape);
+    b.job.start = a->segments->start;
+    b.job.past = a->segments->past;
+    b.job.count = a->segments->count;
+    b.dout = a->dout;
+    b.q = a->q;
+    b.k = a->k;
+    b.v = a->v;
+    b.o = a->o;
+    b.lse = a->lse;
+    b.delta = a->scratch;
+    b.dq = a->dq;
+    b.dk = a->dk;
+    b.dv = a->dv;
+    b.rows = (int64_t)a->segments->start[a->segments->count] * a->shape.heads;
+    backward_all<A>(s, b);
+}
+
+template <class A>
+static void attention_part_backward(struct stream *s,
+                                    const struct attention_part_backward_args *a) {
+    struct backward_job b = {};
+    b.job = attention_job_of(&a->shape);
+    b.job.parts = a->parts;
+    b.job.count = a->count;
+    b.dout = a->dout;
+    b.q = a->q;
+    b.k = a->k;
+    b.v = a->v;
+    b.o = a->o;
+    b.lse = a->lse;
+    b.delta = a->scratch;
+    b.dq_sums = a->dq;
+    b.dk_sums = a->dk;
+    b.dv_sums = a->dv;
+    b.rows = a->first ? a->tokens * a->shape.heads : 0;
+    const size_t keys = (size_t)(a->keys * a->shape.kv_heads * a->shape.head_dim);
+    stream_fill(s, a->dq, 0, (size_t)(b.rows * a->shape.head_dim) * sizeof *a->dq);
+    stream_fill(s, a->dk, 0, keys * sizeof *a->dk);
+    stream_fill(s, a->dv, 0, keys * sizeof *a->dv);
+    backward_all<A>(s, b);
+}
+
+template <class A> static void fill(struct kernels *table) {
+    table->attention_backward = attention_backward<A>;
+    table->attention_part_backward = attention_part_backward<A>;
+}
+
+void cuda_attention_backward(struct kernels *table) {
+    if (table->act == DTYPE_BF16)
+        fill<struct bf16>(table);
+    else
+        fill<float>(table);
 }

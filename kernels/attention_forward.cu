@@ -11,15 +11,16 @@
  *     sum   = fma(sum, f, p + ...)       lane by lane: 16 keys each of a block, ascending
  *     o     = o * f + bf16(p) v          k16 steps over ascending keys
  *
- * and o / sum at the end, the four lanes' sums added in pairs. There is one chain over all blocks and
- * no merge of partial results, so nothing depends on how a decode is split: decode shares out the
- * scores by keys and the values by columns. A block that a row does not see leaves it as it is
+ * and o / sum at the end, the four lanes' sums added in pairs. There is one chain over all blocks
+ * and no merge of partial results, so nothing depends on how a decode is split: decode shares out
+ * the scores by keys and the values by columns. A block that a row does not see leaves it as it is
  * (f = 1, p = 0), so neighbours in a tile, chunks and windows change nothing either.
  *
  * A CTA takes 64 or 128 rows (token, head of the group) of one key head; each of its 4 warps 16 or
  * 32 of them. One tile of keys and one of values: the next keys arrive during softmax and P V, the
  * values during Q K^T and softmax. */
 #include "kernels/gpu/attention_tile.h"
+#include "kernels/gpu/cuda_ops.h"
 #include "kernels/gpu/launch.h"
 
 /* The rows of one warp: two a lane in each 16. */
@@ -29,7 +30,8 @@ template <int D, int M> struct warp_rows {
 };
 
 /* Rows that have seen nothing. */
-template <int D, int M> static __device__ __forceinline__ void start_rows(struct warp_rows<D, M> &w) {
+template <int D, int M>
+static __device__ __forceinline__ void start_rows(struct warp_rows<D, M> &w) {
 #pragma unroll
     for (int i = 0; i < 2 * M; i++) {
         w.row[i / 2][i % 2].max = -INFINITY;
@@ -40,28 +42,11 @@ template <int D, int M> static __device__ __forceinline__ void start_rows(struct
     }
 }
 
-/* What a row of parts had seen before this call counts `before`, as shares of 1; its new o `now`. */
-struct shares {
-    float before, now;
-};
-
-/* The row's softmax over what it had seen and what it has seen now; keeps their lse. */
-static __device__ __forceinline__ struct shares join_part(float *lse, bool there, float lse_now) {
-    float lse_before = there ? *lse : -INFINITY, max = fmaxf(lse_before, lse_now);
-    __syncwarp(); /* the four lanes of the row have read it */
-    if (!there || max == -INFINITY) return shares{0.0f, 0.0f};
-    float before = gpu_exp2((lse_before - max) * LOG2_E), now = gpu_exp2((lse_now - max) * LOG2_E);
-    float inverse = 1.0f / (before + now);
-    if (gpu_lane() % 4 == 0) *lse = fmaf(LN_2, gpu_log2(before + now), max);
-    return shares{before * inverse, now * inverse};
-}
-
 /* Rounds the rows to act, or adds them to the sums of parts. `row` is the warp's first. */
 template <int D, int M>
-static __device__ __forceinline__ void finish_rows(const struct warp_rows<D, M> &w,
-                                                   const struct forward_job &f,
-                                                   const struct attention_part &part, int kv_head,
-                                                   int32_t row, int32_t rows) {
+static __device__ __forceinline__ void
+finish_rows(const struct warp_rows<D, M> &w, const struct forward_job &f,
+            const struct attention_part &part, int kv_head, int32_t row, int32_t rows) {
     const int lane = gpu_lane(), head_dim = f.job.head_dim;
 #pragma unroll
     for (int i = 0; i < 2 * M; i++) {
@@ -72,7 +57,7 @@ static __device__ __forceinline__ void finish_rows(const struct warp_rows<D, M> 
         const bool there = own < rows;
         const int64_t query = query_of(f.job, part, kv_head, there ? own : 0);
         struct shares shares = {0.0f, 1.0f};
-        if (f.sums) shares = join_part(&f.lse[query], there, lse);
+        if (f.sums) shares = join_part(&f.lse[query], there, lane % 4 == 0, lse);
         if (!there) continue;
         if (!f.sums && f.lse && lane % 4 == 0) f.lse[query] = lse;
 #pragma unroll
@@ -91,8 +76,9 @@ static __device__ __forceinline__ void finish_rows(const struct warp_rows<D, M> 
     }
 }
 
-/* -infinity for the keys of the block from `key` that the warp's rows don't see; `seen` is the first
- * row's. It lies in shared memory lest the registers of four rows' bounds live through the loop. */
+/* -infinity for the keys of the block from `key` that the warp's rows don't see; `seen` is the
+ * first row's. It lies in shared memory lest the registers of four rows' bounds live through the
+ * loop. */
 template <int M>
 static __device__ __forceinline__ void mask_scores(float (&s)[M][8][4],
                                                    const struct keys_seen *seen, int32_t key) {
@@ -114,8 +100,8 @@ static __device__ __forceinline__ void mask_scores(float (&s)[M][8][4],
 
 /* s becomes p; o and sums are rescaled where a row's maximum grew. */
 template <int D, int M>
-static __device__ __forceinline__ void softmax_block(struct warp_rows<D, M> &w,
-                                                     float (&s)[M][8][4], float slope) {
+static __device__ __forceinline__ void softmax_block(struct warp_rows<D, M> &w, float (&s)[M][8][4],
+                                                     float slope) {
 #pragma unroll
     for (int i = 0; i < 2 * M; i++) {
         struct softmax_row &stats = w.row[i / 2][i % 2];
@@ -220,14 +206,14 @@ static __global__ void __launch_bounds__(128) forward_tile(const struct forward_
 }
 
 template <int D, int M> static void launch_tiles(struct stream *s, const struct forward_job &f) {
-    int32_t tiles = count_tiles(f.job, TILES_OF_QUERIES, 64 * M);
-    if (tiles == 0) return;
-    struct gpu_grid grid = {};
-    grid.blocks = dim3((unsigned)tiles, (unsigned)f.job.kv_heads, 1);
-    grid.threads = 128;
-    grid.shared = sizeof(struct bf16) * (64 * M + 2 * ATTENTION_BLOCK) * (D + TILE_PAD) +
-                  sizeof(struct forward_notes);
-    gpu_launch(s, "attention_forward", grid, forward_tile<D, M>, f);
+    const int32_t tiles = count_tiles(f.job, TILES_OF_QUERIES, 64 * M);
+    const size_t bytes = sizeof(struct bf16) * (64 * M + 2 * ATTENTION_BLOCK) * (D + TILE_PAD) +
+                         sizeof(struct forward_notes);
+    gpu_launch(s, "attention_forward",
+               gpu_grid{.blocks = dim3((unsigned)tiles, (unsigned)f.job.kv_heads),
+                        .threads = 128,
+                        .shared = bytes},
+               forward_tile<D, M>, f);
 }
 
 /* Two tiles of rows a warp read keys from shared memory half as often; wide heads lack the
@@ -244,10 +230,8 @@ template <int D> static void launch_forward(struct stream *s, const struct forwa
     launch_tiles<D, 1>(s, f);
 }
 
-static void forward_bf16(struct stream *s, struct forward_job &f) {
-    const void *tensors[] = {f.q, f.kv.k, f.kv.v};
-    f.job.vector = rows_align(f.job.head_dim, tensors, 3);
-    int dim = f.job.head_dim;
+static void forward_bf16(struct stream *s, const struct forward_job &f) {
+    const int dim = f.job.head_dim;
     if (dim <= 64)
         launch_forward<64>(s, f);
     else if (dim <= 80)
@@ -260,4 +244,64 @@ static void forward_bf16(struct stream *s, struct forward_job &f) {
         launch_forward<192>(s, f);
     else
         launch_forward<256>(s, f);
+}
+
+static void forward_all(struct stream *s, struct forward_job &f, enum dtype act) {
+    if (!head_fits(s, "attention_forward", f.job)) return;
+    if (act == DTYPE_F32) return attention_plain_forward(s, f);
+    const void *tensors[] = {f.q, f.kv.k, f.kv.v};
+    f.job.vector = rows_align(f.job.head_dim, tensors, 3);
+    f.job.skip_decodes = !f.sums;
+    forward_bf16(s, f);
+    if (!f.sums) attention_decode(s, f);
+}
+
+template <class A>
+static void attention_forward(struct stream *s, const struct attention_forward_args *a) {
+    struct forward_job f = {};
+    f.job = attention_job_of(&a->shape);
+    f.job.start = a->segments->start;
+    f.job.past = a->segments->past;
+    f.job.count = a->segments->count;
+    f.kv = *a->kv;
+    f.o = a->o;
+    f.lse = a->lse;
+    f.q = a->q;
+    forward_all(s, f, act_of<A>());
+}
+
+static __global__ void __launch_bounds__(256) see_nothing(float *lse, int64_t rows) {
+    int64_t row = (int64_t)blockIdx.x * 256 + threadIdx.x;
+    if (row < rows) lse[row] = -INFINITY;
+}
+
+template <class A>
+static void attention_part_forward(struct stream *s, const struct attention_part_forward_args *a) {
+    struct forward_job f = {};
+    f.job = attention_job_of(&a->shape);
+    f.job.parts = a->parts;
+    f.job.count = a->count;
+    f.kv.k = (void *)a->k;
+    f.kv.v = (void *)a->v;
+    f.sums = a->o;
+    f.lse = a->lse;
+    f.q = a->q;
+    const int64_t rows = a->first ? a->tokens * a->shape.heads : 0;
+    stream_fill(s, a->o, 0, (size_t)(rows * a->shape.head_dim) * sizeof *a->o);
+    gpu_launch(s, "attention_part_forward",
+               gpu_grid{.blocks = dim3((unsigned)((rows + 255) / 256)), .threads = 256},
+               see_nothing, a->lse, rows);
+    forward_all(s, f, act_of<A>());
+}
+
+template <class A> static void fill(struct kernels *table) {
+    table->attention_forward = attention_forward<A>;
+    table->attention_part_forward = attention_part_forward<A>;
+}
+
+void cuda_attention_forward(struct kernels *table) {
+    if (table->act == DTYPE_BF16)
+        fill<struct bf16>(table);
+    else
+        fill<float>(table);
 }

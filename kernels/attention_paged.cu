@@ -1,19 +1,20 @@
 /* Decode over long histories for bf16 activations, and the writing of keys and values into pages.
  *
- * A decode has few rows (tokens x heads of the group <= 16) and many keys, so its keys must be shared
- * out over CTAs; yet a row's bits must be those of attention_forward.cu, whose sums are one chain over
- * the blocks of keys (its head has the formulas). What can be shared out without cutting that chain:
+ * A decode has few rows (tokens x heads of the group <= 16) and many keys, so its keys must be
+ * shared out over CTAs; yet a row's bits must be those of attention_forward.cu, whose sums are one
+ * chain over the blocks of keys (its head has the formulas). What can be shared out without cutting
+ * that chain:
  *
  *   decode_scores   by keys: a CTA takes SPLIT keys of one sequence and key head, a warp a block of
- *                   64. Scores and each block's greatest score go to scratch (fp32; 4 bytes a row and
- *                   key beside 4 bytes a column of keys and values read).
- *   decode_values   by columns of the head: a CTA takes COLUMNS of the values and walks all blocks.
- *                   The maximum up to a block is the greatest of the blocks' greatest ones, exactly,
- *                   so four warps make the weights of four blocks at once; then each warp carries the
- *                   chain of its 8 columns through them.
+ *                   64. Scores and each block's greatest score go to scratch (fp32; 4 bytes a row
+ * and key beside 4 bytes a column of keys and values read). decode_values   by columns of the head:
+ * a CTA takes COLUMNS of the values and walks all blocks. The maximum up to a block is the greatest
+ * of the blocks' greatest ones, exactly, so four warps make the weights of four blocks at once;
+ * then each warp carries the chain of its 8 columns through them.
  *
  * No partial results of o are merged, and the split changes no bit. */
 #include "kernels/gpu/attention_tile.h"
+#include "kernels/gpu/cuda_ops.h"
 #include "kernels/gpu/launch.h"
 
 enum {
@@ -54,9 +55,8 @@ static __device__ __forceinline__ bool take_decode(struct decode &d, const struc
 }
 
 /* The scores of the warp's block, those of keys that a row does not see -infinity. */
-static __device__ __forceinline__ void keep_scores(const struct decode_job &job,
-                                                   const struct decode &d, int32_t block,
-                                                   float (&s)[8][4]) {
+static __device__ __forceinline__ void
+keep_scores(const struct decode_job &job, const struct decode &d, int32_t block, float (&s)[8][4]) {
     const int lane = gpu_lane();
     const int32_t key = d.first_key + block * ATTENTION_BLOCK;
 #pragma unroll
@@ -208,8 +208,8 @@ static __global__ void __launch_bounds__(32 * WARPS) decode_values(const struct 
     for (int32_t round = 1 - STAGES; round * WARPS < d.blocks; round++) {
         if (asked < d.blocks)
             copy_rows<COLUMNS>(v + asked / WARPS % STAGES * SPLIT * COLUMN_PITCH, COLUMN_PITCH,
-                               SPLIT, shape, job.f.kv.v, map,
-                               d.first_key + asked * ATTENTION_BLOCK, d.end, column);
+                               SPLIT, shape, job.f.kv.v, map, d.first_key + asked * ATTENTION_BLOCK,
+                               d.end, column);
         gpu_copy_commit();
         asked += WARPS;
         if (round < 0) continue;
@@ -225,21 +225,20 @@ static __global__ void __launch_bounds__(32 * WARPS) decode_values(const struct 
     finish_decode(job, d, column + own, o, sum, max);
 }
 
-template <int D> static void launch_scores(struct stream *s, const struct decode_job &job,
-                                           dim3 blocks) {
-    struct gpu_grid grid = {};
-    grid.blocks = blocks;
-    grid.threads = 32 * WARPS;
-    grid.shared = sizeof(struct bf16) * (DECODE_ROWS + SPLIT) * (D + TILE_PAD);
-    gpu_launch(s, "attention_decode", grid, decode_scores<D>, job);
+template <int D>
+static void launch_scores(struct stream *s, const struct decode_job &job, dim3 blocks) {
+    const size_t bytes = sizeof(struct bf16) * (DECODE_ROWS + SPLIT) * (D + TILE_PAD);
+    gpu_launch(s, "attention_decode scores",
+               gpu_grid{.blocks = blocks, .threads = 32 * WARPS, .shared = bytes}, decode_scores<D>,
+               job);
 }
 
 static void launch_values(struct stream *s, const struct decode_job &job, dim3 blocks) {
-    struct gpu_grid grid = {};
-    grid.blocks = blocks;
-    grid.threads = 32 * WARPS;
-    grid.shared = sizeof(struct weights) + sizeof(struct bf16) * STAGES * SPLIT * COLUMN_PITCH;
-    gpu_launch(s, "attention_decode", grid, decode_values, job);
+    const size_t bytes =
+        sizeof(struct weights) + sizeof(struct bf16) * STAGES * SPLIT * COLUMN_PITCH;
+    gpu_launch(s, "attention_decode values",
+               gpu_grid{.blocks = blocks, .threads = 32 * WARPS, .shared = bytes}, decode_values,
+               job);
 }
 
 /* The most blocks and rows that any decode has; none: 0. */
@@ -261,8 +260,8 @@ void attention_decode(struct stream *s, const struct forward_job &f) {
     job.f = f;
     measure_decodes(&job);
     if (job.blocks == 0) return;
-    const size_t count = (size_t)f.job.count * (size_t)f.job.kv_heads * (size_t)job.blocks *
-                         (size_t)job.rows;
+    const size_t count =
+        (size_t)f.job.count * (size_t)f.job.kv_heads * (size_t)job.blocks * (size_t)job.rows;
     job.scores = (float *)device_scratch(s, sizeof(float) * count * (ATTENTION_BLOCK + 1));
     if (!job.scores) return;
     job.greatest = job.scores + count * ATTENTION_BLOCK;
@@ -310,12 +309,15 @@ static __global__ void __launch_bounds__(128)
 template <class A>
 static void kv_write(struct stream *s, const struct kv_source *kv, const void *k, const void *v,
                      const struct segments *segments, int kv_heads, int head_dim) {
-    struct gpu_grid grid = {};
-    grid.blocks = dim3((unsigned)segments->start[segments->count]);
-    grid.threads = 128;
+    const unsigned tokens = (unsigned)segments->start[segments->count];
     void (*kernel)(const struct kv_source, const A *, const A *, const int32_t *, const int32_t *,
                    int32_t, int32_t) =
         kv->dtype == DTYPE_BF16 ? write_token<A, struct bf16> : write_token<A, float>;
-    gpu_launch(s, "kv_write", grid, kernel, *kv, (const A *)k, (const A *)v, segments->start,
-               segments->past, segments->count, kv_heads * head_dim);
+    gpu_launch(s, "kv_write", gpu_grid{.blocks = dim3(tokens), .threads = 128}, kernel, *kv,
+               (const A *)k, (const A *)v, segments->start, segments->past, segments->count,
+               kv_heads * head_dim);
+}
+
+void cuda_kv_write(struct kernels *table) {
+    table->kv_write = table->act == DTYPE_BF16 ? kv_write<struct bf16> : kv_write<float>;
 }

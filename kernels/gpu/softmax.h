@@ -1,5 +1,6 @@
 /* Online softmax in base 2 over the 16 x 64 accumulators of mma.sync: each lane holds 16 scores of
- * two rows, and four neighbouring lanes share a row. Scores are unscaled; slope = scale * log2(e). */
+ * two rows, and four neighbouring lanes share a row. Scores are unscaled; slope = scale * log2(e).
+ */
 #ifndef STRATA_KERNELS_GPU_SOFTMAX_H
 #define STRATA_KERNELS_GPU_SOFTMAX_H
 
