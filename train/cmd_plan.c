@@ -19,7 +19,8 @@ static const char usage[] =
     "program's own layout functions, and its predicted time; fastest first. No GPU is needed, and\n"
     "of model.path only the configuration. docs/plan.md explains the model.\n\n"
     "What is chosen: parallel.tp, cp, dp, pp, schedule, chunks and zero, train.micro_batch and\n"
-    "train.recompute. Those that are given as key=value stay so; CONFIG's own are not asked.\n\n"
+    "train.recompute; where nothing fits, also train.optimizer adamw8bit and train.offload\n"
+    "optimizer. Those that are given as key=value stay so; CONFIG's own are not asked.\n\n"
     "  --nodes N            1\n"
     "  --gpus-per-node G    ranks of a node: 8 GPUs, or 1 rank of the CPU\n"
     "  --memory GIB         of a GPU, or of a node with --gpu cpu (else what this one has left)\n"
@@ -28,7 +29,8 @@ static const char usage[] =
     "  --this-layout        CONFIG's layout alone\n"
     "  --top N              rows of the table, 20; 0 for all\n"
     "  --json               for programs\n"
-    "  --out DIR            write the best one as DIR/run.yaml, and DIR/job.sbatch that runs it\n";
+    "  --out DIR            write the best one as DIR/run.yaml, DIR/job.sbatch that runs it, and\n"
+    "                       DIR/plan.svg, a picture of where the bytes are in the best few\n";
 
 struct arguments {
     const char *config, *gpu, *out;
@@ -127,8 +129,8 @@ static enum status print(const struct plan_request *request, const struct plan_r
         plan_print_table(stdout, request, result, a->top);
     }
     if (!a->out) return STATUS_OK;
-    TRY(plan_write(a->out, request, &result->candidates[0]));
-    if (!a->json) printf("\nwritten: %s/run.yaml and %s/job.sbatch\n", a->out, a->out);
+    TRY(plan_write(a->out, request, result));
+    if (!a->json) printf("\nwritten: %s/run.yaml, job.sbatch and plan.svg\n", a->out);
     return STATUS_OK;
 }
 

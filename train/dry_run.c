@@ -8,17 +8,12 @@
 
 /* `path`: train.offload_path */
 static void print_memory(const struct trainer_memory *m, const char *path) {
-    const struct {
-        const char *name;
-        size_t bytes;
-    } rows[] = {{"weights", m->weights},           {"adapter", m->adapter},
-                {"gradients", m->gradients},       {"optimizer", m->optimizer},
-                {"activations", m->activations},   {"scratch", m->scratch},
-                {"batches", m->batches},           {"snapshot", m->snapshot},
-                {"total", trainer_memory_total(m)}};
+    struct trainer_memory_part parts[TRAINER_MEMORY_PARTS + 1];
+    trainer_memory_parts(m, parts);
+    parts[TRAINER_MEMORY_PARTS] = (struct trainer_memory_part){"total", trainer_memory_total(m)};
     printf("%-12s %16s %12s\n", "arena", "bytes a rank", "MiB");
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        printf("%-12s %16zu %12.1f\n", rows[i].name, rows[i].bytes, to_mib(rows[i].bytes));
+    for (int i = 0; i <= TRAINER_MEMORY_PARTS; i++)
+        printf("%-12s %16zu %12.1f\n", parts[i].name, parts[i].bytes, to_mib(parts[i].bytes));
     if (m->offloaded)
         printf("%-12s %16zu %12.1f  not in the total: %s\n", "offloaded", m->offloaded,
                to_mib(m->offloaded), *path ? path : "the host's memory");

@@ -12,8 +12,8 @@ static const char *const weights_words[] = {"auto", "fp32", "bf16", "nf4", "stor
 static const char *const mode_words[] = {"full", "lora", NULL};
 static const char *const schedule_words[] = {"cosine", "wsd", "linear", "constant", NULL};
 const char *const train_recompute_words[] = {"none", "selective", "full", NULL};
-static const char *const optimizer_words[] = {"adamw", "adamw8bit", NULL};
-static const char *const offload_words[] = {"none", "optimizer", NULL};
+const char *const train_optimizer_words[] = {"adamw", "adamw8bit", NULL};
+const char *const train_offload_words[] = {"none", "optimizer", NULL};
 static const char *const nonfinite_words[] = {"stop", "skip", NULL};
 static const char *const backend_words[] = {"auto", "mpi", "nccl", NULL};
 static const char *const resume_words[] = {"auto", "never", NULL};
@@ -59,9 +59,10 @@ static const struct config_row train_rows[] = {
      .help = "steps of linear warm-up"},
     {"decay_fraction", CONFIG_DOUBLE, FIELD(train_options, decay_fraction), "0.2", .low = 0,
      .high = 1, .help = "wsd: the last part of the run, in which the rate falls"},
-    {"optimizer", CONFIG_ENUM, FIELD(train_options, optimizer), "adamw", .words = optimizer_words,
+    {"optimizer", CONFIG_ENUM, FIELD(train_options, optimizer), "adamw",
+     .words = train_optimizer_words,
      .help = "adamw, or adamw8bit: moments of large matrices in 8 bits, a quarter of the memory"},
-    {"offload", CONFIG_ENUM, FIELD(train_options, offload), "none", .words = offload_words,
+    {"offload", CONFIG_ENUM, FIELD(train_options, offload), "none", .words = train_offload_words,
      .help =
          "optimizer: its state lies in the host's memory, and passes through two small buffers"},
     {"offload_path", CONFIG_STRING, FIELD(train_options, offload_path), "",

@@ -24,7 +24,9 @@ enum train_schedule { SCHEDULE_COSINE, SCHEDULE_WSD, SCHEDULE_LINEAR, SCHEDULE_C
 enum train_optimizer { OPTIMIZER_ADAMW, OPTIMIZER_ADAMW8 };
 enum train_offload { OFFLOAD_NONE, OFFLOAD_OPTIMIZER };
 enum train_recompute { RECOMPUTE_NONE, RECOMPUTE_SELECTIVE, RECOMPUTE_FULL };
-extern const char *const train_recompute_words[]; /* ends with NULL */
+/* Each ends with NULL. */
+extern const char *const train_optimizer_words[], *const train_offload_words[],
+                                                      *const train_recompute_words[];
 enum train_nonfinite { NONFINITE_STOP, NONFINITE_SKIP };
 enum train_resume { RESUME_AUTO, RESUME_NEVER };
 

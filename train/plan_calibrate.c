@@ -83,8 +83,7 @@ static enum status describe_run(struct run *run, const struct run_options *o, co
                            "%s/config.yaml does not tell how many threads a rank had: start runs "
                            "to calibrate by with train.threads",
                            path);
-    *run = (struct run){.habits = plan_habits_of_strata(o->model.dtype == OPTION_BF16),
-                        .threads = o->train.threads};
+    *run = (struct run){.habits = plan_habits_of(o), .threads = o->train.threads};
     TRY(plan_read_model(&run->model, o));
     return plan_layout_of(&run->layout, o, (int)(p->dp * p->cp * p->pp * p->tp), per_node);
 }

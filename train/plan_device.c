@@ -8,54 +8,33 @@
 
 const char plan_device_names[] = "h100, h200, a100 or cpu";
 
-/* product_fraction and product_half of h100 and a100 are fitted on three published runs, which
- * tests/test_train_published.c does again; h200 has h100's cores and links. */
+/* What GPUs have in common: fractions and latencies of docs/plan.md. */
+#define GPU                                                                                        \
+    .reserve = 3 * GIB, .product_half = 110, .attention_fraction = 0.45,                           \
+    .bandwidth_fraction = 0.9, .link_fraction = 0.8, .tensor_overlap = 0.5, .replica_overlap = 0.9
+
+/* Cores and links of NVIDIA's H100 SXM5 data sheet (fourth-generation NVLink, PCIe 5), 400 Gb/s of
+ * InfiniBand. The H200 SXM data sheet differs in memory alone. */
+#define HOPPER                                                                                     \
+    GPU, .flops_bf16 = 989.4e12, .flops_fp32 = 66.9e12, .host_link = 64e9, .node = {8e-6, 450e9},  \
+         .between = {20e-6, 50e9}, .product_fraction = 0.622
+
+/* product_fraction and product_half are fitted on three published runs, which
+ * tests/test_train_published.c does again. */
 static const struct plan_device devices[] = {
-    {.name = "h100",
-     .flops_bf16 = 989.4e12,
-     .flops_fp32 = 66.9e12,
-     .memory = 80e9,
-     .reserve = 3 * GIB,
-     .bandwidth = 3.35e12,
-     .node = {8e-6, 450e9},
-     .between = {20e-6, 50e9},
-     .product_fraction = 0.622,
-     .product_half = 110,
-     .attention_fraction = 0.45,
-     .bandwidth_fraction = 0.9,
-     .link_fraction = 0.8,
-     .tensor_overlap = 0.5,
-     .replica_overlap = 0.9},
-    {.name = "h200",
-     .flops_bf16 = 989.4e12,
-     .flops_fp32 = 66.9e12,
-     .memory = 141e9,
-     .reserve = 3 * GIB,
-     .bandwidth = 4.8e12,
-     .node = {8e-6, 450e9},
-     .between = {20e-6, 50e9},
-     .product_fraction = 0.622,
-     .product_half = 110,
-     .attention_fraction = 0.45,
-     .bandwidth_fraction = 0.9,
-     .link_fraction = 0.8,
-     .tensor_overlap = 0.5,
-     .replica_overlap = 0.9},
+    {.name = "h100", HOPPER, .memory = 80e9, .bandwidth = 3.35e12},
+    {.name = "h200", HOPPER, .memory = 141e9, .bandwidth = 4.8e12},
+    /* NVIDIA A100 80GB SXM data sheet (third-generation NVLink, PCIe 4), 200 Gb/s of InfiniBand */
     {.name = "a100",
+     GPU,
      .flops_bf16 = 312e12,
      .flops_fp32 = 19.5e12,
      .memory = 80e9,
-     .reserve = 3 * GIB,
      .bandwidth = 2.039e12,
+     .host_link = 32e9,
      .node = {8e-6, 300e9},
      .between = {20e-6, 25e9},
-     .product_fraction = 0.765,
-     .product_half = 110,
-     .attention_fraction = 0.45,
-     .bandwidth_fraction = 0.9,
-     .link_fraction = 0.8,
-     .tensor_overlap = 0.5,
-     .replica_overlap = 0.9},
+     .product_fraction = 0.765},
     /* a thread of a server of 2023 with AVX-512, fp32; memory of 8 DDR5 channels over 16 threads.
      * Sums go on only while the library is called: nothing hides. */
     {.name = "cpu",
@@ -100,6 +79,13 @@ double plan_attention_seconds(const struct plan_device *device, bool bf16, doubl
 
 double plan_memory_seconds(const struct plan_device *device, double bytes) {
     return bytes / (device->bandwidth * device->bandwidth_fraction);
+}
+
+double plan_update_seconds(const struct plan_device *device, double moved, double away) {
+    double update = plan_memory_seconds(device, moved);
+    if (device->host_link > 0.0)
+        return fmax(update, away / (device->host_link * device->link_fraction));
+    return update + plan_memory_seconds(device, 4.0 * away); /* copied there, and back */
 }
 
 struct cost_network plan_network(const struct plan_device *device, int per_node) {

@@ -10,6 +10,8 @@ struct plan_device {
     double flops_bf16, flops_fp32;  /* FLOP/s at most, without sparsity; of the CPU a thread's */
     double memory, reserve;         /* bytes; reserve: of a rank, besides the arenas */
     double bandwidth;               /* bytes/s of memory; of the CPU a thread's */
+    double host_link;               /* bytes/s from the host's memory to the device's, and as many
+                                       back meanwhile; 0: they are one */
     struct cost_link node, between; /* per_node comes with the job */
     double product_fraction;        /* of the FLOP/s: a large product of matrices */
     double product_half;            /* m, n or k at which one reaches half of that */
@@ -42,6 +44,10 @@ double plan_attention_seconds(const struct plan_device *device, bool bf16, doubl
 
 /* Seconds to read and write bytes. */
 double plan_memory_seconds(const struct plan_device *device, double bytes);
+
+/* Seconds of an optimizer's update that reads and writes `moved` bytes, of state of which `away`
+ * bytes lie in the host's memory: they come and go while it goes on, or are copied twice. */
+double plan_update_seconds(const struct plan_device *device, double moved, double away);
 
 /* The network of a job with so many ranks a node, at the speeds that are reached. */
 struct cost_network plan_network(const struct plan_device *device, int per_node);

@@ -2,15 +2,18 @@
 
 #include "core/shard.h"
 #include "kernels/base/units.h"
+#include "kernels/moment8.h"
 #include "train/trainer_parts.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 const char *const plan_key_names[PLAN_KEYS] = {
-    "parallel.tp",     "parallel.cp",   "parallel.dp",       "parallel.pp",    "parallel.schedule",
-    "parallel.chunks", "parallel.zero", "train.micro_batch", "train.recompute"};
+    "parallel.tp",       "parallel.cp",     "parallel.dp",   "parallel.pp",
+    "parallel.schedule", "parallel.chunks", "parallel.zero", "train.micro_batch",
+    "train.recompute",   "train.optimizer", "train.offload"};
 
 /* --- options --------------------------------------------------------------------------------- */
 
@@ -23,7 +26,9 @@ static struct plan_choice choice_of(const struct run_options *o) {
                                        [PLAN_CHUNKS] = o->parallel.chunks,
                                        [PLAN_ZERO] = o->parallel.zero,
                                        [PLAN_MICRO_BATCH] = o->train.micro_batch,
-                                       [PLAN_RECOMPUTE] = o->train.recompute}};
+                                       [PLAN_RECOMPUTE] = o->train.recompute,
+                                       [PLAN_OPTIMIZER] = o->train.optimizer,
+                                       [PLAN_OFFLOAD] = o->train.offload}};
 }
 
 /* Numbers of layers by hand are those of one pipeline. */
@@ -41,7 +46,23 @@ struct run_options plan_options(const struct run_options *options,
     o.parallel.zero = choice->at[PLAN_ZERO];
     o.train.micro_batch = choice->at[PLAN_MICRO_BATCH];
     o.train.recompute = (int)choice->at[PLAN_RECOMPUTE];
+    o.train.optimizer = (int)choice->at[PLAN_OPTIMIZER];
+    o.train.offload = (int)choice->at[PLAN_OFFLOAD];
     return o;
+}
+
+/* Both moments, in fp32 or a code and a part of its block's scale, and a master of weights in
+ * bf16; an update reads and writes the moments. */
+struct plan_habits plan_habits_of(const struct run_options *options) {
+    bool bf16 = options->model.dtype == OPTION_BF16;
+    struct plan_habits habits = plan_habits_of_strata(bf16);
+    double moment = sizeof(float);
+    if (options->train.optimizer == OPTIMIZER_ADAMW8)
+        moment = (double)sizeof(struct moment8) / MOMENT8_BLOCK;
+    habits.optimizer_bytes -= 4.0 * (sizeof(float) - moment);
+    if (options->train.offload == OFFLOAD_OPTIMIZER)
+        habits.offloaded_bytes = 2.0 * moment + (bf16 ? sizeof(float) : 0.0);
+    return habits;
 }
 
 enum status plan_layout_of(struct plan_layout *layout, const struct run_options *o, int ranks,
@@ -82,48 +103,68 @@ struct search {
     const struct plan_request *request;
     struct plan_result *result;
     struct model_config config;
-    struct plan_habits habits;
+    struct plan_choice start; /* the options' own, but for an optimizer with less state */
     int ranks;
-    double *stage_bytes; /* (ranks) at most */
-    double smallest;     /* device_bytes of result->smallest; INFINITY before there is one */
+    struct trainer_memory *stages; /* (ranks) at most */
+    double smallest; /* device_bytes of result->smallest; INFINITY before there is one */
 };
 
+/* What a rank of a stage takes of its device. A checkpoint's copy and state that is not on the
+ * device are the host's. */
+static double stage_bytes(const struct search *s, const struct run_options *options, int stage) {
+    const struct trainer_memory *memory = &s->stages[stage];
+    double bytes = (double)trainer_memory_total(memory);
+    if (!s->request->device.shared_memory) return bytes - (double)memory->snapshot;
+    return bytes + (*options->train.offload_path ? 0.0 : (double)memory->offloaded);
+}
+
 /* What ranks take on the node, or on the device, that holds most. */
-static double most_bytes(const struct search *s, const struct mesh *mesh) {
+static double most_bytes(const struct search *s, const struct run_options *options,
+                         const struct mesh *mesh) {
     const struct plan_request *request = s->request;
     double most = 0.0, reserve = request->device.reserve;
     if (!request->device.shared_memory) {
         for (int stage = 0; stage < mesh->size[MESH_PP]; stage++)
-            most = fmax(most, s->stage_bytes[stage] + reserve);
+            most = fmax(most, stage_bytes(s, options, stage) + reserve);
         return most;
     }
     for (int node = 0; node < request->nodes; node++) {
         double sum = 0.0;
         for (int i = 0; i < request->per_node; i++) {
             struct mesh_place place = mesh_place(mesh, node * request->per_node + i);
-            sum += s->stage_bytes[place.at[MESH_PP]] + reserve;
+            sum += stage_bytes(s, options, place.at[MESH_PP]) + reserve;
         }
         most = fmax(most, sum);
     }
     return most;
 }
 
-/* As trainer_plan, but of every stage: no slice is larger than the last. */
+/* Without a copy of what is saved where that does not fit beside the rest, as train/trainer.c has
+ * it. */
+static void leave_snapshots(const struct search *s, const struct run_options *options,
+                            const struct mesh *mesh, struct plan_candidate *candidate) {
+    if (!s->request->device.shared_memory) return;
+    for (int stage = 0; stage < mesh->size[MESH_PP]; stage++) {
+        candidate->waits |= s->stages[stage].snapshot > 0;
+        s->stages[stage].snapshot = 0;
+    }
+    candidate->device_bytes = most_bytes(s, options, mesh);
+}
+
 static enum status count_bytes(const struct search *s, const struct run_options *options,
                                const struct mesh *mesh, struct plan_candidate *candidate) {
-    candidate->memory = (struct trainer_memory){0};
-    for (int stage = 0; stage < mesh->size[MESH_PP]; stage++) {
-        struct trainer_memory bytes;
-        const struct mesh_place place = {
-            .at = {[MESH_TP] = mesh->size[MESH_TP] - 1, [MESH_PP] = stage}};
-        TRY(trainer_plan_rank(options, mesh_rank(mesh, &place), s->ranks, &bytes));
-        s->stage_bytes[stage] = (double)trainer_memory_total(&bytes);
-        if (s->request->device.shared_memory && !*options->train.offload_path)
-            s->stage_bytes[stage] += (double)bytes.offloaded;
-        if (trainer_memory_total(&bytes) > trainer_memory_total(&candidate->memory))
-            candidate->memory = bytes;
-    }
-    candidate->device_bytes = most_bytes(s, mesh);
+    TRY(trainer_plan_stages(options, s->ranks, s->stages));
+    candidate->device_bytes = most_bytes(s, options, mesh);
+    if (candidate->device_bytes > s->request->device.memory)
+        leave_snapshots(s, options, mesh, candidate);
+    int largest = 0;
+    for (int stage = 1; stage < mesh->size[MESH_PP]; stage++)
+        if (stage_bytes(s, options, stage) > stage_bytes(s, options, largest)) largest = stage;
+    struct trainer_memory *memory = &candidate->memory;
+    *memory = s->stages[largest];
+    if (s->request->device.shared_memory) return STATUS_OK;
+    candidate->host_bytes = (double)memory->snapshot + (double)memory->offloaded;
+    memory->snapshot = memory->offloaded = 0;
     return STATUS_OK;
 }
 
@@ -160,7 +201,8 @@ static enum status try_choice(struct search *s, const struct plan_choice *choice
         s->result->smallest = candidate;
     }
     if (!*fits) return STATUS_OK;
-    TRY(plan_time(&candidate.time, &request->device, &s->result->model, &s->habits, &layout));
+    const struct plan_habits habits = plan_habits_of(&options);
+    TRY(plan_time(&candidate.time, &request->device, &s->result->model, &habits, &layout));
     return keep(s->result, &candidate);
 }
 
@@ -247,13 +289,39 @@ static enum status try_meshes(struct search *s) {
         for (int cp = 1; tp * cp <= s->ranks; cp++)
             for (int pp = 1; tp * cp * pp <= s->ranks; pp++) {
                 if (!suits(s, tp, cp, pp)) continue;
-                struct plan_choice choice = choice_of(s->request->options);
+                struct plan_choice choice = s->start;
                 choice.at[PLAN_TP] = tp;
                 choice.at[PLAN_CP] = cp;
                 choice.at[PLAN_PP] = pp;
                 choice.at[PLAN_DP] = s->ranks / (tp * cp * pp);
                 TRY(try_schedules(s, choice));
             }
+    return STATUS_OK;
+}
+
+/* `changes` of the two settings that leave less of the optimizer's state on the device are not the
+ * options' own. Where the device's memory is the host's, offloading gains nothing. */
+static enum status try_less_state(struct search *s, int changes) {
+    const struct run_options *o = s->request->options;
+    bool apart = !s->request->device.shared_memory;
+    for (int optimizer = o->train.optimizer; optimizer <= OPTIMIZER_ADAMW8; optimizer++)
+        for (int offload = o->train.offload; offload <= OFFLOAD_OPTIMIZER; offload++) {
+            int changed = (optimizer != o->train.optimizer) + (offload != o->train.offload);
+            if (changed != changes || (offload != o->train.offload && !apart)) continue;
+            if (!may(s, PLAN_OPTIMIZER, optimizer) || !may(s, PLAN_OFFLOAD, offload)) continue;
+            s->start.at[PLAN_OPTIMIZER] = optimizer;
+            s->start.at[PLAN_OFFLOAD] = offload;
+            TRY(try_meshes(s));
+        }
+    return STATUS_OK;
+}
+
+static enum status try_all(struct search *s) {
+    for (int changes = 0; changes <= 2 && s->result->count == 0; changes++) {
+        TRY(try_less_state(s, changes));
+        s->result->less_state = changes > 0;
+        if (s->result->tried == 0) break; /* no layout suits at all */
+    }
     return STATUS_OK;
 }
 
@@ -268,10 +336,22 @@ static double gib(double bytes) {
     return bytes / (1 << 30);
 }
 
+/* "weights 1.2, gradients 0.3": what there is of each. */
+static void list_kinds(char *text, size_t bytes, const struct trainer_memory *memory) {
+    struct trainer_memory_part parts[TRAINER_MEMORY_PARTS];
+    size_t used = 0;
+    trainer_memory_parts(memory, parts);
+    for (int i = 0; i < TRAINER_MEMORY_PARTS; i++) {
+        if (parts[i].bytes == 0) continue;
+        int more = snprintf(text + used, bytes - used, "%s%s %.1f", used ? ", " : "", parts[i].name,
+                            gib((double)parts[i].bytes));
+        used += (size_t)more;
+    }
+}
+
 static enum status refuse(const struct search *s) {
     const struct plan_request *r = s->request;
     const struct plan_candidate *least = &s->result->smallest;
-    const struct trainer_memory *m = &least->memory;
     const int64_t *at = least->choice.at;
     if (s->result->tried == 0)
         return status_fail(STATUS_CONFIG,
@@ -279,33 +359,34 @@ static enum status refuse(const struct search *s) {
                            "train.global_batch %lld",
                            s->ranks, s->config.layers, s->config.heads,
                            (long long)r->options->train.global_batch);
+    char kinds[512];
+    list_kinds(kinds, sizeof kinds, &least->memory);
     return status_fail(
         STATUS_MEMORY,
-        "no layout of %d ranks fits: the smallest of %lld takes %.1f GiB of a %s's %.1f GiB (tp "
-        "%lld, cp %lld, pp %lld, dp %lld, zero %lld, micro_batch %lld; of a rank weights %.1f, "
-        "gradients %.1f, optimizer %.1f, activations %.1f, scratch %.1f GiB): take more ranks",
+        "no layout of %d ranks fits: the smallest of %lld takes %.1f GiB of a %s's %.1f GiB, %.1f "
+        "GiB too much (tp %lld, cp %lld, pp %lld, dp %lld, zero %lld, micro_batch %lld, recompute "
+        "%s, optimizer %s, offload %s; of a rank %s GiB): take more ranks",
         s->ranks, (long long)s->result->tried, gib(least->device_bytes),
         r->device.shared_memory ? "node" : r->device.name, gib(r->device.memory),
-        (long long)at[PLAN_TP], (long long)at[PLAN_CP], (long long)at[PLAN_PP],
-        (long long)at[PLAN_DP], (long long)at[PLAN_ZERO], (long long)at[PLAN_MICRO_BATCH],
-        gib((double)(m->weights + m->adapter)), gib((double)m->gradients),
-        gib((double)m->optimizer), gib((double)m->activations), gib((double)m->scratch));
+        gib(least->device_bytes - r->device.memory), (long long)at[PLAN_TP], (long long)at[PLAN_CP],
+        (long long)at[PLAN_PP], (long long)at[PLAN_DP], (long long)at[PLAN_ZERO],
+        (long long)at[PLAN_MICRO_BATCH], train_recompute_words[at[PLAN_RECOMPUTE]],
+        train_optimizer_words[at[PLAN_OPTIMIZER]], train_offload_words[at[PLAN_OFFLOAD]], kinds);
 }
 
 enum status plan_search(struct plan_result *result, const struct plan_request *request) {
     *result = (struct plan_result){0};
     struct search s = {.request = request,
                        .result = result,
-                       .habits =
-                           plan_habits_of_strata(request->options->model.dtype == OPTION_BF16),
+                       .start = choice_of(request->options),
                        .ranks = request->nodes * request->per_node,
                        .smallest = INFINITY};
     TRY(trainer_read_config(request->options, &s.config));
     TRY(plan_read_model(&result->model, request->options));
-    s.stage_bytes = calloc((size_t)s.ranks, sizeof *s.stage_bytes);
-    if (!s.stage_bytes) return status_fail(STATUS_MEMORY, "no memory to plan %d ranks", s.ranks);
-    enum status status = try_meshes(&s);
-    free(s.stage_bytes);
+    s.stages = calloc((size_t)s.ranks, sizeof *s.stages);
+    if (!s.stages) return status_fail(STATUS_MEMORY, "no memory to plan %d ranks", s.ranks);
+    enum status status = try_all(&s);
+    free(s.stages);
     TRY(status);
     if (result->count == 0) return refuse(&s);
     qsort(result->candidates, (size_t)result->count, sizeof *result->candidates, by_time);

@@ -17,6 +17,8 @@ enum plan_key {
     PLAN_ZERO,
     PLAN_MICRO_BATCH,
     PLAN_RECOMPUTE,
+    PLAN_OPTIMIZER, /* this and the next as the options have them, where any layout fits so */
+    PLAN_OFFLOAD,
     PLAN_KEYS
 };
 
@@ -37,9 +39,11 @@ struct plan_choice {
 
 struct plan_candidate {
     struct plan_choice choice;
-    struct trainer_memory memory; /* of the rank that takes most */
-    double device_bytes;          /* reserve included, of the device that takes most; a node's where
-                                     its ranks share memory */
+    struct trainer_memory memory; /* of the rank that takes most, on its device */
+    double host_bytes;            /* of that rank in the host's memory, where that is another */
+    bool waits;          /* a copy of what is saved does not fit: steps wait for checkpoints */
+    double device_bytes; /* reserve included, of the device that takes most; a node's where
+                            its ranks share memory */
     struct plan_time time;
 };
 
@@ -47,6 +51,7 @@ struct plan_result {
     struct plan_model model;
     int count, capacity;
     struct plan_candidate *candidates; /* fastest first */
+    bool less_state;                   /* all have another optimizer or offload than the options */
     int64_t tried;                     /* layouts whose bytes were counted */
     struct plan_candidate smallest;    /* of those that don't fit, where count is 0 */
 };
@@ -59,12 +64,17 @@ struct run_options plan_options(const struct run_options *options,
 enum status plan_layout_of(struct plan_layout *layout, const struct run_options *options, int ranks,
                            int per_node);
 
+/* How the program goes about what the options say. */
+struct plan_habits plan_habits_of(const struct run_options *options);
+
 /* What the options train. Reads the model's and the adapter's configurations alone. */
 enum status plan_read_model(struct plan_model *model, const struct run_options *options);
 
-/* STATUS_MEMORY: nothing fits; the sentence says how much the smallest layout takes, of what, and
- * what there is. STATUS_CONFIG: no layout suits the model and the number of ranks at all. The
- * caller calls plan_result_free, also after a failure. */
+/* Where nothing fits, again with the optimizer's moments in 8 bits or, on a device with memory of
+ * its own, its state on the host; then with both. STATUS_MEMORY: nothing fits even so; the sentence
+ * says how much the smallest layout takes, of what, what there is and what lacks. STATUS_CONFIG: no
+ * layout suits the model and the number of ranks at all. The caller calls plan_result_free, also
+ * after a failure. */
 enum status plan_search(struct plan_result *result, const struct plan_request *request);
 void plan_result_free(struct plan_result *result); /* may be called twice, and on a zeroed struct */
 

@@ -126,7 +126,8 @@ static struct ending end_stage(const struct plan_place *p, const struct work *wo
         trained * (p->habits->optimizer_bytes / share + p->habits->clearing_bytes / cleared);
     return (struct ending){
         .sums = fmax(0.0, sum - hides * backward),
-        .update = plan_memory_seconds(p->device, moved),
+        .update =
+            plan_update_seconds(p->device, moved, trained * p->habits->offloaded_bytes / share),
         .sending = fmax(0.0, gather - (p->habits->gathers_hidden ? hides * forward : 0.0))};
 }
 

@@ -50,6 +50,7 @@ struct plan_habits {
     double gradient_bytes;  /* of an element that replicas sum */
     double gathered_bytes;  /* of an updated weight that is sent to the others */
     double optimizer_bytes; /* read and written a parameter by an update */
+    double offloaded_bytes; /* of a parameter's state, in the host's memory */
     double clearing_bytes;  /* by the gradients' owner before and after, shared or not */
     bool gathers_hidden;    /* updated weights travel while the next step begins */
     bool scores_stored;     /* attention writes its scores: before FlashAttention */

@@ -30,6 +30,15 @@ struct trainer_memory {
     size_t offloaded; /* optimizer state in the host's memory, or in a file of train.offload_path */
 };
 
+/* The kinds by name, as reports list them; without what is offloaded. */
+struct trainer_memory_part {
+    const char *name;
+    size_t bytes;
+};
+enum { TRAINER_MEMORY_PARTS = 8 };
+void trainer_memory_parts(const struct trainer_memory *memory,
+                          struct trainer_memory_part parts[TRAINER_MEMORY_PARTS]);
+
 struct trainer {
     const struct run_options *options;
     struct parallel *parallel;
@@ -127,6 +136,10 @@ struct trainer_memory trainer_memory(const struct trainer *trainer);
  * counted by the same code; no weight and no token is read, only configurations. */
 enum status trainer_plan(const struct run_options *options, int ranks,
                          struct trainer_memory *memory);
+
+/* The same of each stage: stages (parallel.pp). */
+enum status trainer_plan_stages(const struct run_options *options, int ranks,
+                                struct trainer_memory *stages);
 
 /* The same of rank `rank`. */
 enum status trainer_plan_rank(const struct run_options *options, int rank, int ranks,

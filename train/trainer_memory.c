@@ -171,13 +171,22 @@ enum status trainer_open_memory(struct trainer *t) {
     return count_trained(t);
 }
 
+void trainer_memory_parts(const struct trainer_memory *m,
+                          struct trainer_memory_part parts[TRAINER_MEMORY_PARTS]) {
+    const struct trainer_memory_part all[] = {
+        {"weights", m->weights},     {"adapter", m->adapter},         {"gradients", m->gradients},
+        {"optimizer", m->optimizer}, {"activations", m->activations}, {"scratch", m->scratch},
+        {"batches", m->batches},     {"snapshot", m->snapshot}};
+    _Static_assert(sizeof all / sizeof *all == TRAINER_MEMORY_PARTS, "every kind has a name");
+    memcpy(parts, all, sizeof all);
+}
+
 size_t trainer_memory_total(const struct trainer_memory *memory) {
-    const size_t parts[] = {memory->weights,   memory->adapter,     memory->gradients,
-                            memory->optimizer, memory->activations, memory->scratch,
-                            memory->batches,   memory->snapshot};
+    struct trainer_memory_part parts[TRAINER_MEMORY_PARTS];
     size_t total = 0;
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        if (__builtin_add_overflow(total, parts[i], &total)) return SIZE_MAX;
+    trainer_memory_parts(memory, parts);
+    for (int i = 0; i < TRAINER_MEMORY_PARTS; i++)
+        if (__builtin_add_overflow(total, parts[i].bytes, &total)) return SIZE_MAX;
     return total;
 }
 

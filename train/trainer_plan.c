@@ -54,21 +54,31 @@ enum status trainer_plan_rank(const struct run_options *options, int rank, int r
     return status;
 }
 
-enum status trainer_plan(const struct run_options *options, int ranks,
-                         struct trainer_memory *memory) {
+enum status trainer_plan_stages(const struct run_options *options, int ranks,
+                                struct trainer_memory *stages) {
     const struct parallel_options *o = &options->parallel;
     struct mesh mesh;
     TRY(mesh_create(&mesh, ranks, &(struct mesh_options){o->tp, o->cp, o->dp, o->pp, o->order}));
-    *memory = (struct trainer_memory){0};
     for (int stage = 0; stage < mesh.size[MESH_PP]; stage++) {
-        struct trainer_memory bytes;
         const struct mesh_place place = {
             /* no slice is larger than the last */
             .at = {[MESH_TP] = mesh.size[MESH_TP] - 1, [MESH_PP] = stage}};
-        TRY(trainer_plan_rank(options, mesh_rank(&mesh, &place), ranks, &bytes));
-        if (trainer_memory_total(&bytes) > trainer_memory_total(memory)) *memory = bytes;
+        TRY(trainer_plan_rank(options, mesh_rank(&mesh, &place), ranks, &stages[stage]));
     }
     return STATUS_OK;
+}
+
+enum status trainer_plan(const struct run_options *options, int ranks,
+                         struct trainer_memory *memory) {
+    int64_t count = options->parallel.pp;
+    struct trainer_memory *stages = calloc((size_t)count, sizeof *stages);
+    if (!stages) return status_fail(STATUS_MEMORY, "no memory to plan a run");
+    enum status status = trainer_plan_stages(options, ranks, stages);
+    *memory = stages[0];
+    for (int64_t i = 1; i < count; i++)
+        if (trainer_memory_total(&stages[i]) > trainer_memory_total(memory)) *memory = stages[i];
+    free(stages);
+    return status;
 }
 
 static enum status plan_data(struct trainer *t, struct trainer_data *data) {
