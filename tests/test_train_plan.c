@@ -32,7 +32,7 @@ static void setup_open(struct setup *setup) {
     int bytes = snprintf(text, sizeof text,
                          "model: {config: %s/config.json}\n"
                          "data: {train: [%s/tokens.h5], sequence_length: 128}\n"
-                         "train: {out: %s/run, steps: 2, global_batch: 16}\n",
+                         "train: {out: %s/run, steps: 2, global_batch: 16, checkpoint_every: 1}\n",
                          folder, folder, folder);
     run_options_tables(&setup->options, setup->tables);
     assert_ok(config_parse(setup->tables, RUN_TABLES, text, (size_t)bytes, "run.yaml", NULL, 0));
@@ -46,6 +46,9 @@ static void setup_close(struct setup *setup) {
     snprintf(command, sizeof command, "rm -rf %s", setup->folder.path);
     assert_int_equal(system(command), 0);
 }
+
+/* The two that a search changes only where nothing fits. */
+enum { AS_THEY_ARE = 1u << PLAN_OPTIMIZER | 1u << PLAN_OFFLOAD };
 
 static bool has(const struct plan_result *result, enum plan_key key, int64_t value) {
     for (int i = 0; i < result->count; i++)
@@ -65,6 +68,8 @@ static void test_bytes_are_the_trainers(void **state) {
         const struct run_options options = plan_options(&setup.options, &c->choice);
         struct trainer_memory memory;
         assert_ok(trainer_plan(&options, 4, &memory));
+        assert_true(memory.snapshot > 0 && c->host_bytes == (double)memory.snapshot);
+        memory.snapshot = 0; /* the host's */
         assert_memory_equal(&memory, &c->memory, sizeof memory);
         assert_true(c->device_bytes ==
                     (double)trainer_memory_total(&memory) + setup.request.device.reserve);
@@ -173,15 +178,106 @@ static void test_what_cannot_fit_is_refused(void **state) {
     assert_true(some.count < all.count && some.tried <= all.tried);
     for (int i = 0; i < some.count; i++) assert_true(some.candidates[i].device_bytes <= 200e6);
     setup.request.device.memory = 20e6;
+    setup.request.fixed = AS_THEY_ARE;
     assert_int_equal(plan_search(&none, &setup.request), STATUS_MEMORY);
     assert_non_null(strstr(status_message(), "no layout of 4 ranks fits"));
     assert_non_null(strstr(status_message(), "weights"));
+    char lack[64];
+    snprintf(lack, sizeof lack, " of a h100's %.1f GiB, %.1f GiB too much", 20e6 / (1 << 30),
+             (none.smallest.device_bytes - 20e6) / (1 << 30));
+    if (!strstr(status_message(), lack)) fail_msg("no '%s': %s", lack, status_message());
     double least = INFINITY;
     for (int i = 0; i < all.count; i++) least = fmin(least, all.candidates[i].device_bytes);
     assert_true(none.smallest.device_bytes == least);
     plan_result_free(&all);
     plan_result_free(&some);
     plan_result_free(&none);
+    setup_close(&setup);
+}
+
+static double least_bytes(struct setup *setup) {
+    struct plan_result result;
+    double least = INFINITY;
+    setup->request.device.memory = 1e12;
+    assert_ok(plan_search(&result, &setup->request));
+    assert_false(result.less_state);
+    for (int i = 0; i < result.count; i++) least = fmin(least, result.candidates[i].device_bytes);
+    plan_result_free(&result);
+    return least;
+}
+
+/* With 4 replicas, whose state is whole: moments in 8 bits or state on the host where nothing fits
+ * without, and neither where a key says how it is. */
+static void test_less_state_is_the_last_resort(void **state) {
+    (void)state;
+    struct setup setup;
+    struct plan_result result;
+    setup_open(&setup);
+    setup.request.fixed = 1u << PLAN_ZERO | 1u << PLAN_PP | 1u << PLAN_TP | 1u << PLAN_CP;
+    double plain = least_bytes(&setup);
+    setup.options.train.offload = OFFLOAD_OPTIMIZER;
+    double away = least_bytes(&setup);
+    setup.options.train.offload = OFFLOAD_NONE;
+    setup.options.train.optimizer = OPTIMIZER_ADAMW8;
+    double small = least_bytes(&setup);
+    setup.options.train.optimizer = OPTIMIZER_ADAMW;
+    assert_true(plain > small && small > away);
+
+    setup.request.device.memory = plain;
+    assert_ok(plan_search(&result, &setup.request));
+    assert_false(result.less_state || has(&result, PLAN_OPTIMIZER, OPTIMIZER_ADAMW8) ||
+                 has(&result, PLAN_OFFLOAD, OFFLOAD_OPTIMIZER));
+    plan_result_free(&result);
+    setup.request.device.memory = small;
+    assert_ok(plan_search(&result, &setup.request));
+    assert_true(result.less_state && has(&result, PLAN_OPTIMIZER, OPTIMIZER_ADAMW8) &&
+                has(&result, PLAN_OFFLOAD, OFFLOAD_OPTIMIZER));
+    for (int i = 0; i < result.count; i++) {
+        const struct plan_candidate *c = &result.candidates[i];
+        bool other = c->choice.at[PLAN_OPTIMIZER] != OPTIMIZER_ADAMW;
+        assert_true(other != (c->choice.at[PLAN_OFFLOAD] != OFFLOAD_NONE));
+    }
+    plan_result_free(&result);
+    setup.request.device.memory = away - 1.0;
+    assert_int_equal(plan_search(&result, &setup.request), STATUS_MEMORY);
+    assert_true(result.smallest.device_bytes == away);
+    assert_non_null(strstr(status_message(), "optimizer adamw, offload optimizer"));
+    plan_result_free(&result);
+    setup.request.fixed |= AS_THEY_ARE;
+    setup.request.device.memory = plain - 1.0;
+    assert_int_equal(plan_search(&result, &setup.request), STATUS_MEMORY);
+    assert_true(result.smallest.device_bytes == plain);
+    plan_result_free(&result);
+    setup_close(&setup);
+}
+
+/* On the CPU state that is moved away stays in the node's memory; a checkpoint's copy that does not
+ * fit is left out first. */
+static void test_nodes_leave_copies_out(void **state) {
+    (void)state;
+    struct setup setup;
+    struct plan_result result;
+    setup_open(&setup);
+    setup.request.device = *plan_device_find("cpu");
+    setup.request.nodes = setup.request.per_node = 1;
+    setup.options.train.micro_batch = 1;
+    setup.request.fixed = 1u << PLAN_MICRO_BATCH | 1u << PLAN_RECOMPUTE;
+    setup.request.device.memory = 1e12;
+    assert_ok(plan_search(&result, &setup.request));
+    const struct plan_candidate whole = result.candidates[0];
+    assert_true(result.count == 1 && whole.memory.snapshot > 0 && !whole.waits);
+    assert_true(whole.host_bytes == 0.0);
+    plan_result_free(&result);
+    setup.request.device.memory = whole.device_bytes - 1.0;
+    assert_ok(plan_search(&result, &setup.request));
+    assert_true(result.count == 1 && result.candidates[0].waits && !result.less_state);
+    assert_true(result.candidates[0].device_bytes ==
+                whole.device_bytes - (double)whole.memory.snapshot);
+    setup.request.device.memory = result.candidates[0].device_bytes - 1.0;
+    plan_result_free(&result);
+    assert_ok(plan_search(&result, &setup.request));
+    assert_true(result.less_state && !has(&result, PLAN_OFFLOAD, OFFLOAD_OPTIMIZER));
+    plan_result_free(&result);
     setup_close(&setup);
 }
 
@@ -311,6 +407,55 @@ static void test_replicas_sum_their_gradients(void **state) {
     setup_close(&setup);
 }
 
+/* A moment in 8 bits has 260 bytes a block of 256; state on the host comes and goes over its link,
+ * at half the speed of memory twice as long as what else an update moves. */
+static void test_less_state_moves_less(void **state) {
+    (void)state;
+    struct setup setup;
+    struct plan_device device = ideal();
+    setup_open(&setup);
+    const double moment = 260.0 / 256.0;
+    struct plan_habits fp32 = plan_habits_of(&setup.options);
+    setup.options.train.optimizer = OPTIMIZER_ADAMW8;
+    struct plan_habits small = plan_habits_of(&setup.options);
+    assert_close(fp32.optimizer_bytes - small.optimizer_bytes, 4.0 * (4.0 - moment), 1e-9);
+    setup.options.train.offload = OFFLOAD_OPTIMIZER;
+    setup.options.model.dtype = OPTION_BF16;
+    assert_close(plan_habits_of(&setup.options).offloaded_bytes, 4.0 + 2.0 * moment, 1e-9);
+    setup.options.model.dtype = OPTION_FP32;
+    device.bandwidth = 2e9;
+    device.bandwidth_fraction = device.link_fraction = 1.0;
+    device.host_link = 1e9;
+    assert_close(plan_update_seconds(&device, 4e9, 1e9), 2.0, 1e-9);
+    assert_close(plan_update_seconds(&device, 4e9, 3e9), 3.0, 1e-9);
+    device.host_link = 0.0; /* one memory: copied twice */
+    assert_close(plan_update_seconds(&device, 4e9, 3e9), 2.0 + 6.0, 1e-9);
+    setup_close(&setup);
+}
+
+static void test_h200_is_h100_with_other_memory(void **state) {
+    (void)state;
+    const struct plan_device *h100 = plan_device_find("h100"), *h200 = plan_device_find("h200");
+    struct plan_device same = *h200;
+    assert_true(h200->memory > h100->memory && h200->bandwidth > h100->bandwidth);
+    same.name = h100->name;
+    same.memory = h100->memory;
+    same.bandwidth = h100->bandwidth;
+    assert_memory_equal(&same, h100, sizeof same);
+}
+
+static void test_seconds_have_units(void **state) {
+    (void)state;
+    static const struct {
+        double seconds;
+        const char *text;
+    } rows[] = {{52.42e-6, "52.42 us"}, {0.00342, "3.42 ms"}, {0.25, "250 ms"},
+                {1.0, "1 s"},           {12.084, "12.08 s"},  {90808.3, "90808 s"}};
+    char text[16];
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        assert_string_equal(plan_print_seconds(text, rows[i].seconds), rows[i].text);
+}
+
 /* --- calibration ----------------------------------------------------------------------------- */
 
 /* A run of `layout` whose steps took `seconds`. */
@@ -390,11 +535,16 @@ int main(void) {
         cmocka_unit_test(test_candidates_are_sorted_and_all_there),
         cmocka_unit_test(test_fixed_keys_stay),
         cmocka_unit_test(test_what_cannot_fit_is_refused),
+        cmocka_unit_test(test_less_state_is_the_last_resort),
+        cmocka_unit_test(test_nodes_leave_copies_out),
         cmocka_unit_test(test_ranks_that_suit_no_layout_are_refused),
         cmocka_unit_test(test_ranks_of_a_node_share_memory),
         cmocka_unit_test(test_products_take_their_operations),
         cmocka_unit_test(test_pipelines_have_their_bubble),
         cmocka_unit_test(test_replicas_sum_their_gradients),
+        cmocka_unit_test(test_less_state_moves_less),
+        cmocka_unit_test(test_h200_is_h100_with_other_memory),
+        cmocka_unit_test(test_seconds_have_units),
         cmocka_unit_test(test_calibration_finds_the_rates),
         cmocka_unit_test(test_runs_that_tell_too_little_are_refused),
     };

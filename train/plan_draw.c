@@ -6,13 +6,13 @@
 #include <stdlib.h>
 
 enum {
-    WIDTH = 1100,
-    LEFT = 280,
+    WIDTH = 1240,
+    LEFT = 410,
     RIGHT = 190,
     TOP = 84,
     BOTTOM = 54,
     LEGEND_Y = 46,
-    LEGEND_WIDTH = 96,
+    LEGEND_WIDTH = 106,
     ROW = 34,
     BOX = 24
 };
@@ -61,18 +61,22 @@ static void draw_text(const struct picture *p, double x, double y, const char *a
     fputs("</text>\n", p->out);
 }
 
-/* "dp 4 pp 2 tp 2 zero 1 micro 2 full": what is not 1, or not usual. */
+/* "dp 4 tp 2 pp 2 1f1b zero 1 micro 2 full": what is not 1, or not usual. */
 static void name_layout(char text[128], const struct plan_candidate *c) {
     const int64_t *at = c->choice.at;
     int used = snprintf(text, 128, "dp %lld", (long long)at[PLAN_DP]);
     const struct {
         const char *name;
         enum plan_key key;
-    } degrees[] = {{"pp", PLAN_PP}, {"tp", PLAN_TP}, {"cp", PLAN_CP}};
+    } degrees[] = {{"tp", PLAN_TP}, {"cp", PLAN_CP}, {"pp", PLAN_PP}};
     for (size_t i = 0; i < sizeof degrees / sizeof *degrees; i++)
         if (at[degrees[i].key] > 1)
             used += snprintf(text + used, 128 - (size_t)used, " %s %lld", degrees[i].name,
                              (long long)at[degrees[i].key]);
+    char schedule[32];
+    if (at[PLAN_PP] > 1)
+        used += snprintf(text + used, 128 - (size_t)used, " %s",
+                         plan_print_schedule(schedule, &c->choice));
     snprintf(text + used, 128 - (size_t)used, " zero %lld micro %lld%s%s%s%s",
              (long long)at[PLAN_ZERO], (long long)at[PLAN_MICRO_BATCH],
              at[PLAN_RECOMPUTE] ? " " : "",

@@ -11,8 +11,7 @@ static const char *recompute_word(const struct plan_choice *choice) {
     return train_recompute_words[choice->at[PLAN_RECOMPUTE]];
 }
 
-/* "interleaved/4": with its chunks */
-static const char *schedule_words(char text[32], const struct plan_choice *choice) {
+const char *plan_print_schedule(char text[32], const struct plan_choice *choice) {
     const int64_t *at = choice->at;
     if (at[PLAN_PP] == 1) return "-";
     const char *kind = pipeline_schedule_words[at[PLAN_SCHEDULE]];
@@ -60,7 +59,7 @@ static void print_row(FILE *out, const struct plan_candidate *c) {
     const struct trainer_memory *m = &c->memory;
     fprintf(out, "%5lld %3lld %3lld %3lld  %-13s %4lld %5lld %-9s %-10s ", (long long)at[PLAN_DP],
             (long long)at[PLAN_PP], (long long)at[PLAN_TP], (long long)at[PLAN_CP],
-            schedule_words(schedule, &c->choice), (long long)at[PLAN_ZERO],
+            plan_print_schedule(schedule, &c->choice), (long long)at[PLAN_ZERO],
             (long long)at[PLAN_MICRO_BATCH], recompute_word(&c->choice),
             state_words(state, &c->choice));
     fprintf(out, "%8.2f %8.2f %8.2f %8.2f %8.2f %8.2f %7.2f  ", gib(m->weights + m->adapter),
@@ -128,7 +127,7 @@ static json_t *json_of(const struct plan_candidate *c) {
     return json_pack(
         "{sI sI sI sI ss sI sI ss ss ss so sf sb sf sf sf sf sf sf sf}", "dp",
         (json_int_t)at[PLAN_DP], "pp", (json_int_t)at[PLAN_PP], "tp", (json_int_t)at[PLAN_TP], "cp",
-        (json_int_t)at[PLAN_CP], "schedule", schedule_words(schedule, &c->choice), "zero",
+        (json_int_t)at[PLAN_CP], "schedule", plan_print_schedule(schedule, &c->choice), "zero",
         (json_int_t)at[PLAN_ZERO], "micro_batch", (json_int_t)at[PLAN_MICRO_BATCH], "recompute",
         recompute_word(&c->choice), "optimizer", train_optimizer_words[at[PLAN_OPTIMIZER]],
         "offload", train_offload_words[at[PLAN_OFFLOAD]], "bytes", bytes_of(&c->memory),

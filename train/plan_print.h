@@ -19,6 +19,9 @@ enum status plan_print_json(FILE *out, const struct plan_request *request,
 /* "812.4 us", "3.42 ms", "12.08 s"; returns text. */
 const char *plan_print_seconds(char text[16], double seconds);
 
+/* "-" without a pipeline, "zb-h1", "interleaved/4" with its chunks; returns what to print. */
+const char *plan_print_schedule(char text[32], const struct plan_choice *choice);
+
 enum { PLAN_BARS = 12 };
 
 /* A picture of the first PLAN_BARS candidates: of each the bytes by kind of the rank that takes

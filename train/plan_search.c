@@ -299,30 +299,22 @@ static enum status try_meshes(struct search *s) {
     return STATUS_OK;
 }
 
-/* `changes` of the two settings that leave less of the optimizer's state on the device are not the
- * options' own. Where the device's memory is the host's, offloading gains nothing. */
-static enum status try_less_state(struct search *s, int changes) {
-    const struct run_options *o = s->request->options;
-    bool apart = !s->request->device.shared_memory;
-    for (int optimizer = o->train.optimizer; optimizer <= OPTIMIZER_ADAMW8; optimizer++)
-        for (int offload = o->train.offload; offload <= OFFLOAD_OPTIMIZER; offload++) {
-            int changed = (optimizer != o->train.optimizer) + (offload != o->train.offload);
-            if (changed != changes || (offload != o->train.offload && !apart)) continue;
-            if (!may(s, PLAN_OPTIMIZER, optimizer) || !may(s, PLAN_OFFLOAD, offload)) continue;
-            s->start.at[PLAN_OPTIMIZER] = optimizer;
-            s->start.at[PLAN_OFFLOAD] = offload;
-            TRY(try_meshes(s));
-        }
-    return STATUS_OK;
+/* All again with another value of a key that the options have otherwise. */
+static enum status try_with(struct search *s, enum plan_key key, int64_t value) {
+    s->start = choice_of(s->request->options);
+    if (s->start.at[key] == value || !may(s, key, value)) return STATUS_OK;
+    s->start.at[key] = value;
+    s->result->less_state = true;
+    return try_meshes(s);
 }
 
+/* State in the host's memory takes none of the device's, in 8 bits or not: nobody needs both. */
 static enum status try_all(struct search *s) {
-    for (int changes = 0; changes <= 2 && s->result->count == 0; changes++) {
-        TRY(try_less_state(s, changes));
-        s->result->less_state = changes > 0;
-        if (s->result->tried == 0) break; /* no layout suits at all */
-    }
-    return STATUS_OK;
+    TRY(try_meshes(s));
+    if (s->result->count > 0 || s->result->tried == 0) return STATUS_OK;
+    TRY(try_with(s, PLAN_OPTIMIZER, OPTIMIZER_ADAMW8));
+    if (s->request->device.shared_memory) return STATUS_OK;
+    return try_with(s, PLAN_OFFLOAD, OFFLOAD_OPTIMIZER);
 }
 
 static int by_time(const void *a, const void *b) {

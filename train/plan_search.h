@@ -51,9 +51,10 @@ struct plan_result {
     struct plan_model model;
     int count, capacity;
     struct plan_candidate *candidates; /* fastest first */
-    bool less_state;                   /* all have another optimizer or offload than the options */
-    int64_t tried;                     /* layouts whose bytes were counted */
-    struct plan_candidate smallest;    /* of those that don't fit, where count is 0 */
+    bool
+        less_state; /* nothing fits as the options have it: all have another optimizer or offload */
+    int64_t tried;  /* layouts whose bytes were counted */
+    struct plan_candidate smallest; /* of those that don't fit, where count is 0 */
 };
 
 /* Options as they are but for a choice's keys; strings are borrowed. */
@@ -70,8 +71,8 @@ struct plan_habits plan_habits_of(const struct run_options *options);
 /* What the options train. Reads the model's and the adapter's configurations alone. */
 enum status plan_read_model(struct plan_model *model, const struct run_options *options);
 
-/* Where nothing fits, again with the optimizer's moments in 8 bits or, on a device with memory of
- * its own, its state on the host; then with both. STATUS_MEMORY: nothing fits even so; the sentence
+/* Where nothing fits, again with the optimizer's moments in 8 bits and, on a device with memory of
+ * its own, with its state on the host. STATUS_MEMORY: nothing fits even so; the sentence
  * says how much the smallest layout takes, of what, what there is and what lacks. STATUS_CONFIG: no
  * layout suits the model and the number of ranks at all. The caller calls plan_result_free, also
  * after a failure. */
