@@ -70,6 +70,7 @@ def whole_run():
                  "output_tok_s=80.0 total_tok_s=100.0\n",
         "peak_after_server": [{"fma_gflops": 0.5}],
         "scaling_tp2": SCALING % ("tp2 ", 216.0, 1.86),
+        "scaling_cp2": SCALING % ("cp2 ", 174.0, 1.50),
         "scaling_dp2": SCALING % ("dp2 x", 192.0, 1.66),
         "pipeline": PIPELINE,
         "tokenizer_base": "encode_mb_per_s=4.9 best=5.1 runs=3 tokens=1\n",
@@ -194,6 +195,13 @@ class Report(unittest.TestCase):
         self.assertFalse([goal for goal in goals if "32 sequences" in goal])
         lone = [row for row in report["also"] if row["goal"].startswith("decode, 32 sequences")]
         self.assertEqual([(row["measured"], row["target"]) for row in lone], [(1.4, None)])
+
+    def test_context_parallel_speed_is_no_goal(self):
+        _, goals, report = self.report(whole_run())
+        row = [r for r in report["also"] if ", cp2, " in r["goal"]][0]
+        self.assertEqual((row["measured"], row["verdict"]), (1.5, ""))
+        self.assertIn("cp2: 174.0 / 116.0 tokens/s", row["of"])
+        self.assertFalse([goal for goal in goals if "cp2" in goal])
 
     def test_more_than_the_ceiling_is_not_met(self):
         run = whole_run()
