@@ -10,7 +10,9 @@ events docs README.md >"$folder/told"
 # "event=%s" of a run that fails takes the name of its status.
 sed -n 's/.*\[STATUS_[A-Z]*\] = "\([a-z]*\)".*/event=\1/p' kernels/base/status.c >"$folder/status"
 events --include='*.c' --include='*.sh' --include='*.sbatch' slurm core data serve train parallel | sort -u - "$folder/status" >"$folder/all"
-[ -s "$folder/said" ] && [ -s "$folder/told" ] && [ -s "$folder/status" ] || { echo "nothing was found"; bad=1; }
+for list in said told status; do
+    [ -s "$folder/$list" ] || { echo "$list: nothing was found"; bad=1; }
+done
 comm -23 "$folder/said" "$folder/told" | sed 's/$/: no document tells what it means/' >"$folder/wrong"
 comm -13 "$folder/all" "$folder/told" | sed 's/$/: in the documents, and nowhere else/' >>"$folder/wrong"
 cat "$folder/wrong"
