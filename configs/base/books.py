@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """The text that the bundled base model was trained on: public-domain books of Project Gutenberg.
 
-    python3 configs/base/books.py --out DIR [--source DIR]
+    python3 configs/base/books.py --out DIR [--source DIR] [--excerpts DIR]
 
 Downloads each book (or reads ID.txt from --source), cuts Project Gutenberg's header, footer and
 licence, joins the hard-wrapped lines of a paragraph, writes plain quotes and dashes, and leaves one
 file a book in DIR/train and DIR/held_out. Whole books are held out: no sentence of theirs was trained
-on. Needs nothing beyond Python's standard library.
+on. --excerpts gets a file of paragraphs from the middle of each of these: tests/fixtures/held_out. Needs
+nothing beyond Python's standard library.
 """
 
 import argparse
@@ -70,6 +71,7 @@ HELD_OUT = {
   2852: "The Hound of the Baskervilles, Doyle",
 }
 
+EXCERPT = 10000
 URL = "https://www.gutenberg.org/cache/epub/{0}/pg{0}.txt"
 START = re.compile(r"\*\*\* ?START OF (THIS|THE) PROJECT GUTENBERG.*|\*END\*?\s*THE SMALL PRINT.*")
 END = re.compile(r"\*\*\* ?END OF (THIS|THE) PROJECT GUTENBERG|End of (The |the )?Project Gutenberg")
@@ -98,6 +100,17 @@ def clean(text):
   return "\n\n".join(paragraphs) + "\n"
 
 
+def excerpt(text):
+  """Whole paragraphs from the middle on, EXCERPT characters or a little more."""
+  paragraphs, taken, length = text.split("\n\n"), [], 0
+  for paragraph in paragraphs[len(paragraphs) // 2:]:
+    if length >= EXCERPT:
+      break
+    taken.append(paragraph)
+    length += len(paragraph) + 2
+  return "\n\n".join(taken).rstrip("\n") + "\n"
+
+
 def read(number, source):
   if source:
     data = (source / f"{number}.txt").read_bytes()
@@ -114,6 +127,7 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
   parser.add_argument("--out", type=pathlib.Path, required=True)
   parser.add_argument("--source", type=pathlib.Path, help="a folder of ID.txt instead of the network")
+  parser.add_argument("--excerpts", type=pathlib.Path, help="a folder for parts of the held-out books")
   arguments = parser.parse_args()
   for name, books in (("train", TRAIN), ("held_out", HELD_OUT)):
     folder = arguments.out / name
@@ -124,6 +138,9 @@ def main():
       except (OSError, ValueError) as error:
         sys.exit(f"books.py: {number} ({title}): {error}")
       (folder / f"{number}.txt").write_text(text, encoding="utf-8")
+      if arguments.excerpts and name == "held_out":
+        arguments.excerpts.mkdir(parents=True, exist_ok=True)
+        (arguments.excerpts / f"{number}.txt").write_text(excerpt(text), encoding="utf-8")
       print(f"{name} {number} {title}: {len(text)} characters", flush=True)
 
 
