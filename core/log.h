@@ -1,13 +1,19 @@
 /* Log lines: `key=value` pairs on standard error, one line an event. An error names rank and host.
  *
  * A value that came from outside (a path, a message, a name) goes through log_value, so that a line
- * is always one line and splits into its pairs without knowing who wrote it. */
+ * is always one line and splits into its pairs without knowing who wrote it.
+ *
+ * Rank and level are the one mutable state here that is not passed: they say how this process
+ * writes on standard error, of which it has one too, and every folder, thread and early failure
+ * logs, before there is anything to pass them in. They are set before threads start and only read
+ * afterwards. */
 #ifndef STRATA_CORE_LOG_H
 #define STRATA_CORE_LOG_H
 
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 
-/* Who this process is; said once at start. Only rank 0 prints LOG_INFO and below. */
+/* Who this process is; said at start, before there are threads. Only rank 0 prints LOG_INFO and
+ * below. */
 void log_identify(int rank, int ranks);
 
 /* Lines below `level` are dropped; LOG_INFO at start. */

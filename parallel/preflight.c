@@ -3,6 +3,7 @@
 
 #include "core/memory.h"
 #include "kernels/base/clock.h"
+#include "kernels/base/median.h"
 
 #include <limits.h>
 #include <math.h>
@@ -57,16 +58,6 @@ void preflight_host(char host[PREFLIGHT_HOST_BYTES]) {
              name && *name ? name : own);
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *samples, int count) {
-    qsort(samples, (size_t)count, sizeof *samples, ascending);
-    return samples[count / 2];
-}
-
 /* --- one rank -------------------------------------------------------------------------------- */
 
 struct product {
@@ -115,7 +106,7 @@ static enum status measure_gemm(struct preflight *p, double seconds) {
         if (count > 0 && hash != p->mine.product) p->mine.steady = 0;
         p->mine.product = hash;
     }
-    double time = median(samples, count < SAMPLES ? count : SAMPLES);
+    double time = median(samples, count < SAMPLES ? count : SAMPLES, MEDIAN_UPPER);
     p->mine.gemm_gflops = 2.0 * TOKENS * WIDTH * WIDTH / time * 1e-9;
     product_free(&product);
     return stream_check(&p->stream);
@@ -146,7 +137,8 @@ static enum status measure_memory(struct preflight *p, double seconds) {
     }
     if (count)
         p->mine.memory_gbs = 3.0 * sizeof(float) * (double)n /
-                             median(samples, count < SAMPLES ? count : SAMPLES) * 1e-9;
+                             median(samples, count < SAMPLES ? count : SAMPLES, MEDIAN_UPPER) *
+                             1e-9;
     for (int i = 0; i < 3; i++) free(arrays[i]);
     return status == STATUS_OK ? stream_check(&p->stream) : status;
 }
@@ -168,11 +160,11 @@ static double ping(struct preflight *p, int with, char *message, int64_t bytes) 
 static void measure_link(struct preflight *p, int with, char *message) {
     double samples[PINGS];
     for (int i = 0; i < PINGS; i++) samples[i] = ping(p, with, message, 8);
-    double latency = median(samples, PINGS) / 2 * 1e6;
+    double latency = median(samples, PINGS, MEDIAN_UPPER) / 2 * 1e6;
     int large = PINGS / 5;
     ping(p, with, message, MESSAGE_BYTES);
     for (int i = 0; i < large; i++) samples[i] = ping(p, with, message, MESSAGE_BYTES);
-    double bandwidth = 2.0 * MESSAGE_BYTES / median(samples, large) * 1e-9;
+    double bandwidth = 2.0 * MESSAGE_BYTES / median(samples, large, MEDIAN_UPPER) * 1e-9;
     if (bandwidth > p->mine.network_gbs) p->mine.network_gbs = bandwidth;
     if (!(latency >= p->mine.latency_us) || p->mine.latency_us == 0) p->mine.latency_us = latency;
 }

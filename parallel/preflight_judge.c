@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "parallel/preflight.h"
 
+#include "kernels/base/median.h"
+
 #include <math.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -53,21 +55,15 @@ static double value_of(const struct figure *figure, const struct preflight_node 
     return figure->by_rank && node->ranks > 0 ? value / node->ranks : value;
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Of those that are numbers; NAN when none is. */
-static double median(const struct figure *figure, const struct preflight_node *nodes, int count,
-                     double *room) {
+static double median_figure(const struct figure *figure, const struct preflight_node *nodes,
+                            int count, double *room) {
     int known = 0;
     for (int i = 0; i < count; i++) {
         room[known] = value_of(figure, &nodes[i]);
         if (!isnan(room[known])) known++;
     }
-    qsort(room, (size_t)known, sizeof *room, ascending);
-    return known ? room[known / 2] : NAN;
+    return known ? median(room, known, MEDIAN_UPPER) : NAN;
 }
 
 __attribute__((format(printf, 3, 4))) static void
@@ -117,7 +113,7 @@ enum status preflight_judge(struct preflight_finding *findings, const struct pre
     for (int i = 0; i < count; i++) judge_alone(&findings[i], &nodes[i], limits);
     for (size_t f = 0; f < sizeof figures / sizeof *figures; f++) {
         if (figures[f].network && count == 1) continue;
-        double usual = median(&figures[f], nodes, count, room);
+        double usual = median_figure(&figures[f], nodes, count, room);
         for (int i = 0; i < count; i++)
             judge_figure(&findings[i], &figures[f], &nodes[i], usual, limits);
     }

@@ -13,6 +13,7 @@
 #define _GNU_SOURCE
 #include "core/workspace.h"
 #include "kernels/base/clock.h"
+#include "kernels/base/median.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -26,16 +27,6 @@ static void check(enum status status) {
     if (status == STATUS_OK) return;
     fprintf(stderr, "bench_decode: %s\n", status_message());
     exit(1);
-}
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values) {
-    qsort(values, TURNS, sizeof *values, by_value);
-    return values[TURNS / 2];
 }
 
 /* A buffer that no cache holds. */
@@ -128,8 +119,8 @@ static void take_turns(struct step *step, int threads, double *seconds, double *
         steps[i] = step_once(step);
     }
     free(reader.data);
-    *seconds = median(steps);
-    *read = median(reads);
+    *seconds = median(steps, TURNS, MEDIAN_MEAN);
+    *read = median(reads, TURNS, MEDIAN_MEAN);
 }
 
 int main(int argc, char **argv) {

@@ -11,6 +11,7 @@
  * as a share of the simulated one; what each stage waits, as a share of the step, measured and (in
  * brackets) simulated. All ranks share one clock: one host. */
 #define _GNU_SOURCE
+#include "kernels/base/median.h"
 #include "parallel/schedule_simulate.h"
 #include "train/options.h"
 #include "train/trainer.h"
@@ -101,25 +102,17 @@ static void judge(struct figures *figures, const struct schedule_shape *shape,
     schedule_timeline_free(&timeline);
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int count) {
-    qsort(values, (size_t)count, sizeof *values, ascending);
-    return (values[count / 2] + values[(count - 1) / 2]) / 2.0;
-}
-
 static void print_figures(struct figures *figures, const struct schedule_shape *shape) {
-    double measured = median(figures->measured, figures->steps);
-    double simulated = median(figures->simulated, figures->steps);
+    double measured = median(figures->measured, figures->steps, MEDIAN_MEAN);
+    double simulated = median(figures->simulated, figures->steps, MEDIAN_MEAN);
     printf("%-12s %6d %12d %8.3f %9.4f %9.4f %+7.1f%%  ", pipeline_schedule_words[shape->kind],
-           shape->stages, shape->microbatches, median(figures->seconds, figures->steps), measured,
-           simulated, 100.0 * (measured / simulated - 1.0));
+           shape->stages, shape->microbatches,
+           median(figures->seconds, figures->steps, MEDIAN_MEAN), measured, simulated,
+           100.0 * (measured / simulated - 1.0));
     for (int stage = 0; stage < shape->stages; stage++)
-        printf(" %.1f%% (%.1f%%)", 100.0 * median(figures->waits[stage], figures->steps),
-               100.0 * median(figures->should[stage], figures->steps));
+        printf(" %.1f%% (%.1f%%)",
+               100.0 * median(figures->waits[stage], figures->steps, MEDIAN_MEAN),
+               100.0 * median(figures->should[stage], figures->steps, MEDIAN_MEAN));
     putchar('\n');
     fflush(stdout);
 }

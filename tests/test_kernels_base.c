@@ -1,6 +1,7 @@
 #include "tests/check.h"
 
 #include "kernels/base/dtype.h"
+#include "kernels/base/median.h"
 #include "kernels/base/rng.h"
 #include "kernels/base/stream.h"
 
@@ -69,11 +70,24 @@ static void test_messages_are_printable(void **state) {
     assert_null(strchr(status_message(), '\n'));
 }
 
+static void test_median(void **state) {
+    (void)state;
+    double odd[] = {3.0, -1.0, 2.0}, even[] = {4.0, 1.0, 8.0, 2.0}, one[] = {7.0};
+    for (int tie = MEDIAN_LOWER; tie <= MEDIAN_UPPER; tie++) {
+        assert_true(median(odd, 3, (enum median_tie)tie) == 2.0);
+        assert_true(median(one, 1, (enum median_tie)tie) == 7.0);
+    }
+    assert_true(odd[0] == -1.0 && odd[2] == 3.0);
+    assert_true(median(even, 4, MEDIAN_LOWER) == 2.0);
+    assert_true(median(even, 4, MEDIAN_MEAN) == 3.0);
+    assert_true(median(even, 4, MEDIAN_UPPER) == 4.0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_half_round_trip),        cmocka_unit_test(test_bfloat_rounds_to_even),
         cmocka_unit_test(test_philox_known_answers),   cmocka_unit_test(test_first_failure_sticks),
-        cmocka_unit_test(test_messages_are_printable),
+        cmocka_unit_test(test_messages_are_printable), cmocka_unit_test(test_median),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

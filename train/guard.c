@@ -1,5 +1,7 @@
 #include "train/guard.h"
 
+#include "kernels/base/median.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,17 +11,11 @@ const char *guard_verdict_name(enum guard_verdict verdict) {
     return names[verdict];
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
 double guard_median(const struct guard_window *window) {
     double sorted[GUARD_WINDOW];
     if (window->count < GUARD_LEAST) return NAN;
     memcpy(sorted, window->values, sizeof sorted);
-    qsort(sorted, (size_t)window->count, sizeof *sorted, by_value);
-    return sorted[(window->count - 1) / 2];
+    return median(sorted, window->count, MEDIAN_LOWER);
 }
 
 static void remember(struct guard_window *window, double value) {

@@ -2,6 +2,7 @@
 #include "train/scaling.h"
 
 #include "core/json_util.h"
+#include "kernels/base/median.h"
 #include "parallel/schedule.h"
 
 #include <errno.h>
@@ -63,16 +64,6 @@ static enum status read_lines(struct lines *lines, const char *path) {
     return status;
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int64_t count) {
-    qsort(values, (size_t)count, sizeof *values, ascending);
-    return (values[count / 2] + values[(count - 1) / 2]) / 2.0;
-}
-
 static enum status read_metrics(struct scaling_run *run) {
     char path[4096];
     struct lines lines = {0};
@@ -84,7 +75,7 @@ static enum status read_metrics(struct scaling_run *run) {
         run->threads = lines.threads;
         run->last_step = lines.step;
         run->steps = lines.count - warm_up;
-        run->rate = median(lines.rates + warm_up, run->steps);
+        run->rate = median(lines.rates + warm_up, run->steps, MEDIAN_MEAN);
         run->flops_per_token = lines.cost;
         run->mfu = run->rate * lines.cost / lines.peak;
     }

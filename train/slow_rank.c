@@ -1,11 +1,6 @@
 #include "train/slow_rank.h"
 
-#include <stdlib.h>
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
+#include "kernels/base/median.h"
 
 /* Seconds a token; 0 when nobody has any. */
 static double median_pace(const struct slow_rank_window *windows, const int *group, int ranks,
@@ -15,17 +10,16 @@ static double median_pace(const struct slow_rank_window *windows, const int *gro
         if (group[i] == wanted && windows[i].tokens > 0.0)
             scratch[count++] = windows[i].seconds / windows[i].tokens;
     if (count == 0) return 0.0;
-    qsort(scratch, (size_t)count, sizeof *scratch, by_value);
-    return scratch[(count - 1) / 2];
+    return median(scratch, count, MEDIAN_LOWER);
 }
 
 static void judge(struct slow_rank_verdict *verdict, int *times,
                   const struct slow_rank_window *window, double pace) {
-    double median = pace * window->tokens;
-    bool slow = window->tokens > 0.0 && window->seconds > SLOW_RANK_FACTOR * median &&
-                window->seconds - median >= SLOW_RANK_SECONDS;
+    double usual = pace * window->tokens;
+    bool slow = window->tokens > 0.0 && window->seconds > SLOW_RANK_FACTOR * usual &&
+                window->seconds - usual >= SLOW_RANK_SECONDS;
     *times = !slow ? 0 : *times < SLOW_RANK_WINDOWS ? *times + 1 : SLOW_RANK_WINDOWS + 1;
-    *verdict = (struct slow_rank_verdict){*times == SLOW_RANK_WINDOWS, median};
+    *verdict = (struct slow_rank_verdict){*times == SLOW_RANK_WINDOWS, usual};
 }
 
 int slow_rank_judge(struct slow_rank_verdict *verdicts, int *times,
