@@ -26,6 +26,24 @@ grep -q "$folder/none: No such file" "$folder/log" || fail "missing: $(cat "$fol
 "$strata" plot "$folder/empty" 2>"$folder/log" && fail "an empty run was drawn"
 grep -q "no line of a training step" "$folder/log" || fail "empty: $(cat "$folder/log")"
 
+# said COMMAND PATTERN WORDS...: exit code 2, and what is wrong with the words.
+said() {
+    local command=$1 pattern=$2
+    shift 2
+    "$strata" "$command" "$@" 2>"$folder/log"
+    [ $? -eq 2 ] && grep -q "^strata $command: .*$pattern" "$folder/log" || fail "$command $*: $(cat "$folder/log")"
+}
+for command in plot trace; do
+    said $command "no RUN is named"
+    said $command "no RUN is named" --out x.svg
+    said $command "--out needs a value" run --out
+    said $command "--out is said twice" run --out x.svg --out y.svg
+    said $command "unknown option '--ut'; the nearest is --out" run --ut x.svg
+done
+said trace "unexpected argument 'other'" run other
+# shellcheck disable=SC2046 # words
+said plot "more than" $(seq 100)
+
 python3 - "$folder" <<'PYTHON' || fail "the pictures"
 import sys
 import xml.etree.ElementTree as tree

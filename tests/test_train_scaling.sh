@@ -131,6 +131,8 @@ refuses 2 "two numbers" x.yaml --ranks 2
 refuses 2 "2 twice" x.yaml --ranks 2,1,2
 refuses 2 "is not a list" x.yaml --ranks 1,b
 refuses 2 "steps: '1'" x.yaml --ranks 1,2 --steps 1
+refuses 2 "steps: 'few'" x.yaml --ranks 1,2 --steps few
+refuses 2 "unknown option '--rank'; the nearest is --ranks" x.yaml --rank 1,2
 refuses 1 "x.yaml: No such file" x.yaml --ranks 1,2
 
 # Runs of its own.

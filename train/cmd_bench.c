@@ -33,9 +33,11 @@ static const char usage[] =
     "              as many nodes as the ranks fill at SLURM_NTASKS_PER_NODE\n";
 
 struct arguments {
-    char **names; /* runs, or the run file; gathered at the front of argv */
+    struct option_list words, more; /* before options and after them */
+    char *names[SCALING_MAX_WORDS]; /* of these: runs, or the run file */
     int name_count;
-    const char *out, *ranks, *steps;
+    const char *out, *ranks;
+    int64_t steps; /* 0: not said */
     struct scaling_plan plan;
     char *settings[SCALING_MAX_WORDS];
 };
@@ -75,41 +77,34 @@ static enum status launch_and_report(const struct arguments *arguments) {
     return status;
 }
 
-/* The option's place for its value; NULL for what is none. */
-static const char **find_option(struct arguments *arguments, const char *name) {
-    if (strcmp(name, "--out") == 0) return &arguments->out;
-    if (strcmp(name, "--ranks") == 0) return &arguments->ranks;
-    if (strcmp(name, "--steps") == 0) return &arguments->steps;
-    if (strcmp(name, "--launch") == 0) return &arguments->plan.launch;
-    return NULL;
-}
-
-static enum status add_setting(struct arguments *arguments, char *text) {
+/* Tells settings from names by their "key=". */
+static enum status sort_words(struct arguments *arguments, const struct option_list *words) {
     struct scaling_plan *plan = &arguments->plan;
-    if (plan->setting_count == SCALING_MAX_WORDS)
-        return status_fail(STATUS_CONFIG, "more than %d settings", SCALING_MAX_WORDS);
-    arguments->settings[plan->setting_count++] = text;
+    for (int i = 0; i < words->count; i++) {
+        char *word = words->items[i];
+        bool setting = word[strspn(word, "abcdefghijklmnopqrstuvwxyz0123456789_.")] == '=';
+        int *count = setting ? &plan->setting_count : &arguments->name_count;
+        if (*count == SCALING_MAX_WORDS)
+            return status_fail(STATUS_CONFIG, "more than %d %s", SCALING_MAX_WORDS,
+                               setting ? "settings" : "runs");
+        (setting ? arguments->settings : arguments->names)[(*count)++] = word;
+    }
     return STATUS_OK;
 }
 
 static enum status read_words(int argc, char **argv, struct arguments *arguments) {
-    for (int i = 1; i < argc; i++) {
-        size_t key = strspn(argv[i], "abcdefghijklmnopqrstuvwxyz0123456789_.");
-        const char **value = find_option(arguments, argv[i]);
-        if (strcmp(argv[i], "--weak") == 0)
-            arguments->plan.weak = true;
-        else if (value && i + 1 == argc)
-            return status_fail(STATUS_CONFIG, "%s needs a value", argv[i]);
-        else if (value)
-            *value = argv[++i];
-        else if (argv[i][0] == '-')
-            return status_fail(STATUS_CONFIG, "unknown option '%s'", argv[i]);
-        else if (argv[i][key] == '=')
-            TRY(add_setting(arguments, argv[i]));
-        else
-            arguments->names[arguments->name_count++] = argv[i];
-    }
-    return STATUS_OK;
+    const struct option_row rows[] = {
+        {.kind = OPTION_LIST, .value = &arguments->words},
+        {.kind = OPTION_LIST, .value = &arguments->more},
+        {"--out", OPTION_TEXT, &arguments->out, false, 0, 0},
+        {"--ranks", OPTION_TEXT, &arguments->ranks, false, 0, 0},
+        {"--weak", OPTION_FLAG, &arguments->plan.weak, false, 0, 0},
+        {"--steps", OPTION_INTEGER, &arguments->steps, false, 2, 1000000},
+        {"--launch", OPTION_TEXT, &arguments->plan.launch, false, 0, 0},
+    };
+    TRY(options_parse(rows, sizeof rows / sizeof *rows, argc, argv));
+    TRY(sort_words(arguments, &arguments->words));
+    return sort_words(arguments, &arguments->more);
 }
 
 /* Which of the two forms it is, and whether it is whole. */
@@ -126,11 +121,7 @@ static enum status check(struct arguments *arguments) {
         return status_fail(STATUS_CONFIG, "--ranks makes the runs of one CONFIG; '%s' is another",
                            arguments->names[1]);
     TRY(scaling_plan_ranks(plan, arguments->ranks));
-    char *end = "";
-    plan->steps = arguments->steps ? strtoll(arguments->steps, &end, 10) : DEFAULT_STEPS;
-    if (*end || plan->steps < 2 || plan->steps > 1000000)
-        return status_fail(STATUS_CONFIG, "--steps: '%s' is not a number from 2 to 1000000",
-                           arguments->steps);
+    plan->steps = arguments->steps ? arguments->steps : DEFAULT_STEPS;
     plan->config = arguments->names[0];
     plan->settings = arguments->settings;
     plan->out = arguments->out;
@@ -138,7 +129,7 @@ static enum status check(struct arguments *arguments) {
 }
 
 static int cmd_bench_scaling(int argc, char **argv) {
-    struct arguments arguments = {.names = argv + 1, .out = "scaling"};
+    struct arguments arguments = {.out = "scaling"};
     if (options_ask_help(argc, argv)) {
         fputs(usage, stdout);
         return 0;

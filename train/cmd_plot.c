@@ -46,40 +46,34 @@ static enum status plot(char **paths, int count, const char *out) {
     return status;
 }
 
-static enum status read_arguments(int argc, char **argv, char *paths[PLOT_MAX_RUNS], int *count,
+static enum status read_arguments(int argc, char **argv, struct option_list *runs,
                                   const char **out) {
-    for (int i = 1; i < argc; i++) {
-        bool is_out = strcmp(argv[i], "--out") == 0;
-        if (is_out && i + 1 == argc) return status_fail(STATUS_CONFIG, "--out needs a value");
-        if (is_out)
-            *out = argv[++i];
-        else if (argv[i][0] == '-')
-            return status_fail(STATUS_CONFIG, "unknown option '%s'", argv[i]);
-        else if (*count == PLOT_MAX_RUNS)
-            return status_fail(STATUS_CONFIG, "more than %d runs", PLOT_MAX_RUNS);
-        else
-            paths[(*count)++] = argv[i];
-    }
-    return *count ? STATUS_OK : status_fail(STATUS_CONFIG, "no RUN is named");
+    const struct option_row rows[] = {{.kind = OPTION_LIST, .value = runs},
+                                      {.name = "--out", .kind = OPTION_TEXT, .value = out}};
+    TRY(options_parse(rows, sizeof rows / sizeof *rows, argc, argv));
+    if (runs->count == 0) return status_fail(STATUS_CONFIG, "no RUN is named");
+    if (runs->count > PLOT_MAX_RUNS)
+        return status_fail(STATUS_CONFIG, "more than %d runs", PLOT_MAX_RUNS);
+    return STATUS_OK;
 }
 
 int cmd_plot(int argc, char **argv) {
     const char *out = NULL;
-    char *paths[PLOT_MAX_RUNS], path[4096];
-    int count = 0;
+    struct option_list runs = {0};
+    char path[4096];
     if (options_ask_help(argc, argv)) {
         fputs(usage, stdout);
         return 0;
     }
-    if (read_arguments(argc, argv, paths, &count, &out) != STATUS_OK) {
+    if (read_arguments(argc, argv, &runs, &out) != STATUS_OK) {
         fprintf(stderr, "strata plot: %s\n%s", status_message(), usage);
         return 2;
     }
     if (!out) {
-        default_path(path, paths[0]);
+        default_path(path, runs.items[0]);
         out = path;
     }
-    if (plot(paths, count, out) != STATUS_OK) {
+    if (plot(runs.items, runs.count, out) != STATUS_OK) {
         fprintf(stderr, "strata plot: %s\n", status_message());
         return 1;
     }

@@ -87,18 +87,9 @@ static enum status trace(const char *run, const char *out) {
 }
 
 static enum status read_arguments(int argc, char **argv, const char **run, const char **out) {
-    for (int i = 1; i < argc; i++) {
-        bool is_out = strcmp(argv[i], "--out") == 0;
-        if (is_out && i + 1 == argc) return status_fail(STATUS_CONFIG, "--out needs a value");
-        if (is_out)
-            *out = argv[++i];
-        else if (argv[i][0] == '-')
-            return status_fail(STATUS_CONFIG, "unknown option '%s'", argv[i]);
-        else if (*run)
-            return status_fail(STATUS_CONFIG, "more than one RUN");
-        else
-            *run = argv[i];
-    }
+    const struct option_row rows[] = {{.kind = OPTION_TEXT, .value = run},
+                                      {.name = "--out", .kind = OPTION_TEXT, .value = out}};
+    TRY(options_parse(rows, sizeof rows / sizeof *rows, argc, argv));
     return *run ? STATUS_OK : status_fail(STATUS_CONFIG, "no RUN is named");
 }
 
