@@ -222,7 +222,7 @@ static void launch(struct stream *s, const struct gemm_hopper *gemm) {
     gpu_launch(s, "gemm_hopper", grid, gemm_hopper_kernel<columns, stages>, y, x, w, sizes);
 }
 
-extern "C" void gemm_hopper(struct stream *s, const struct gemm_hopper *gemm) {
+extern "C" void gemm_hopper_bf16(struct stream *s, const struct gemm_hopper *gemm) {
     if (gemm->m == 0 || gemm->n == 0) return;
     assert(gemm->k > 0 && gemm->processors > 0);
     if (gemm->n <= 128)

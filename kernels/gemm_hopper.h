@@ -20,6 +20,6 @@ struct gemm_hopper {
     int processors; /* CTAs at most: one a multiprocessor */
 };
 
-void gemm_hopper(struct stream *s, const struct gemm_hopper *gemm);
+void gemm_hopper_bf16(struct stream *s, const struct gemm_hopper *gemm);
 
 #endif

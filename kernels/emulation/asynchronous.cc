@@ -143,6 +143,11 @@ void asynchronous_end(struct cta *cta) {
         if (entry.second.on_their_way > 0)
             fail("block (%u,%u,%u) ended while %lld bytes were on their way to its shared memory",
                  cta->index.x, cta->index.y, cta->index.z, (long long)entry.second.on_their_way);
+    for (const auto &entry : cta->asynchronous->barriers)
+        if (entry.second.unseen)
+            fail("block (%u,%u,%u) ended, and nobody waited for the last bytes that came to its shared "
+                 "memory",
+                 cta->index.x, cta->index.y, cta->index.z);
 }
 
 void asynchronous_report(const struct cta *cta) {

@@ -44,6 +44,7 @@ struct mbarrier_state {
     int initialiser;
     bool fenced; /* seen by the TMA unit and the cluster */
     bool remote; /* other CTAs have arrived */
+    bool unseen; /* bytes came in the last phase, and nobody waited for it */
     std::vector<struct thread *> waiting;
 };
 
@@ -127,14 +128,6 @@ struct asynchronous {
     std::vector<int> warp_registers;
     std::vector<struct thread *> register_waiting;
 };
-
-/* The machine's calls: a CTA starts and ends, a thread stopped running (to wait or to end), ended;
- * what the CTA's barriers wait for, as lines of a report. */
-void asynchronous_start(struct cta *cta);
-void asynchronous_end(struct cta *cta);
-void asynchronous_thread_stopped(struct thread *thread);
-void asynchronous_thread_ended(struct thread *thread);
-void asynchronous_report(const struct cta *cta);
 
 /* The CTA's record, from now on compared; and the running thread's. */
 struct asynchronous *asynchronous_use(struct cta *cta);

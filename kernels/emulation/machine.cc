@@ -166,6 +166,7 @@ static void start_cta(struct cta *cta) {
     cta->running = true;
     for (struct barrier &barrier : cta->barriers) barrier.arrived = 0, barrier.waiting.clear();
     shared_reset(cta, launch->dynamic_bytes);
+    asynchronous_start(cta);
     for (int i = 0; i < cta->warps; i++) {
         struct warp *warp = &cta->warp[(size_t)i];
         int lanes = std::min(WARP + 0, launch->threads - i * WARP);
@@ -184,6 +185,14 @@ static void start_cta(struct cta *cta) {
         thread->at = {"the kernel's first lines", nullptr, 0};
         fiber_prepare(&thread->fiber, entry);
     }
+}
+
+struct cta *cluster_of(const struct cta *cta, uint32_t rank) {
+    const uint64_t size = (uint64_t)machine.launch->cluster;
+    const uint64_t number = cta->number / size * size + rank;
+    for (struct cta *other : machine.slots)
+        if (other->running && other->number == number) return other;
+    return nullptr;
 }
 
 static size_t resident(const struct launch *launch) {
@@ -220,10 +229,12 @@ static void end_thread(struct thread *thread) {
             self = &warp->threads[lane];
             fail("waits in %s for lane %d, which has ended", warp->lanes[lane].name, thread->lane);
         }
+    asynchronous_thread_ended(thread);
     cta->live--;
     machine.progress = true;
     barriers_thread_ended(cta);
     if (cta->live > 0) return;
+    asynchronous_end(cta);
     finish_deferred(cta);
     shared_check(cta);
     cta->running = false;
@@ -321,6 +332,7 @@ void run_grid(const struct launch *launch, struct schedule schedule) {
             self = thread;
             fiber_switch(&machine.host, &thread->fiber);
             self = nullptr;
+            asynchronous_thread_stopped(thread);
             if (thread->state == THREAD_ENDED) end_thread(thread);
         }
     }

@@ -96,6 +96,7 @@ struct cta {
     struct static_object objects[STATIC_OBJECTS];
     int object_count;
     std::vector<struct deferred> deferred; /* asynchronous work, in the order of issue */
+    struct asynchronous *asynchronous;     /* what it has on its way */
 };
 
 /* A grid to run; call() is one thread's call of the kernel. */
@@ -113,6 +114,9 @@ extern __thread struct thread *self;
 
 /* What is launched now, NULL between kernels. */
 const struct launch *current_launch(void);
+
+/* The CTA with this rank of the cluster that `cta` belongs to; NULL where it has ended. */
+struct cta *cluster_of(const struct cta *cta, uint32_t rank);
 
 /* Runs every CTA of the grid to its end. */
 void run_grid(const struct launch *launch, struct schedule schedule);
@@ -136,6 +140,16 @@ void maybe_switch(struct place place);
  * reported or in finish_deferred(). In the order of issue within a CTA where `ordered` holds. */
 void defer(struct cta *cta, bool ordered, std::function<void(void)> work);
 void finish_deferred(struct cta *cta);
+
+/* ---- what kernels/emulation/asynchronous.h keeps of a CTA ---- */
+
+/* A CTA starts and ends; a thread stopped running, to wait or to end; it ended. */
+void asynchronous_start(struct cta *cta);
+void asynchronous_end(struct cta *cta);
+void asynchronous_thread_stopped(struct thread *thread);
+void asynchronous_thread_ended(struct thread *thread);
+/* What its barriers wait for, as lines of a report. */
+void asynchronous_report(const struct cta *cta);
 
 /* ---- barriers, collectives, shared memory ---- */
 

@@ -22,8 +22,10 @@ struct mbarrier_state *mbarrier_find(struct cta *cta, const struct gpu_mbarrier 
     return &found->second;
 }
 
-static bool ended(const struct mbarrier_state *state, uint32_t parity) {
-    return (state->phase & 1) != (parity & 1);
+static bool ended(struct mbarrier_state *state, uint32_t parity) {
+    if ((state->phase & 1) == (parity & 1)) return false;
+    state->unseen = false;
+    return true;
 }
 
 static void end_phase_if_complete(struct mbarrier_state *state) {
@@ -59,6 +61,7 @@ void mbarrier_copied(struct cta *cta, const struct gpu_mbarrier *barrier, uint32
     struct mbarrier_state *state = mbarrier_find(cta, barrier);
     state->on_their_way -= bytes;
     state->bytes -= bytes;
+    state->unseen = true;
     end_phase_if_complete(state);
 }
 
@@ -90,7 +93,7 @@ void gpu_mbarrier_init(struct gpu_mbarrier *barrier, uint32_t count, const char 
     if (count < 1 || count > MOST_ARRIVALS) fail("%u arrivals: an mbarrier counts 1 to 2^20 - 1", count);
     if (record->barriers.count(barrier)) fail("this mbarrier is initialised already");
     barrier->word = tag(barrier);
-    record->barriers[barrier] = {count, count, 0, 0, 0, self->number, false, false, {}};
+    record->barriers[barrier] = {count, count, 0, 0, 0, self->number, false, false, false, {}};
 }
 
 void gpu_mbarrier_init_fence() {

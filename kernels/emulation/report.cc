@@ -62,6 +62,7 @@ void fail_deadlock(const std::vector<struct cta *> &ctas) {
     for (const struct cta *cta : ctas) {
         if (!cta->running) continue;
         say_cta(cta);
+        asynchronous_report(cta);
         for (int id = 0; id < NAMED_BARRIERS; id++) {
             const struct barrier *barrier = &cta->barriers[id];
             if (barrier->arrived == 0) continue;

@@ -289,6 +289,7 @@ void gpu_bulk_commit() {
 
 void emulation_bulk_wait(int groups, bool read) {
     struct thread_work *work = work_of(self);
+    compare(self->cta, (uint16_t)(self->number + 1));
     const size_t keep = std::min(work->bulk.size(), (size_t)groups);
     for (size_t i = 0; i + keep < work->bulk.size(); i++) {
         work->bulk[i].waited = true;

@@ -1,6 +1,6 @@
 /* wgmma. A product is issued when all 128 threads of the warpgroup have come, and executed, in the
- * order of issue, at a moment that the schedule chooses, at the latest when a thread waits for it:
- * only then is shared memory read. From its issue until its own wait a thread's accumulators are
+ * order of issue, at a moment that the schedule chooses, perhaps when all wait for it: only then is
+ * shared memory read. From its issue until its own wait a thread's accumulators are
  * poison. A from registers is taken at the issue: that the registers stay is ptxas's to see to. */
 #include "kernels/emulation/asynchronous.h"
 
@@ -112,9 +112,8 @@ static void count_chunks(struct cta *cta, const struct product *product, int by)
     for (uint32_t offset : product->chunks) count_readers(cta, offset, CHUNK, by);
 }
 
-/* Executes the oldest product; false where not all threads have issued it. */
-static bool execute_one(struct cta *cta, struct warpgroup *group) {
-    if (group->products.empty() || group->products.front().arrived < WARPGROUP) return false;
+/* Executes the oldest product, which all threads have issued. */
+static void execute_one(struct cta *cta, struct warpgroup *group) {
     struct product *product = &group->products.front();
     for (uint32_t offset : product->chunks) check_published(cta, offset, CHUNK, "wgmma");
     multiply(cta, product);
@@ -124,7 +123,6 @@ static bool execute_one(struct cta *cta, struct warpgroup *group) {
     std::vector<struct thread *> waiting;
     waiting.swap(group->waiting);
     for (struct thread *thread : waiting) wake(thread);
-    return true;
 }
 
 /* ---- issue ---- */
@@ -196,8 +194,6 @@ static void issue(const struct emulation_wgmma *what, struct place place) {
         memcpy(product->registers[mine], what->registers, sizeof product->registers[mine]);
     if (++product->arrived < WARPGROUP) return;
     check_ready(cta, product);
-    for (struct thread *other : group->waiting) wake(other);
-    group->waiting.clear();
     defer(cta, false, [cta, group, number, thread] {
         struct thread *running = self;
         self = thread;
@@ -253,11 +249,10 @@ void emulation_wgmma_wait(int groups, const char *file, int line) {
     self->at = place;
     if ((int)work->group_ends.size() <= groups) return;
     const size_t done = work->group_ends[work->group_ends.size() - (size_t)groups - 1];
-    while (group->executed < done)
-        if (!execute_one(self->cta, group)) {
-            group->waiting.push_back(self);
-            wait_at(place);
-        }
+    while (group->executed < done) {
+        group->waiting.push_back(self);
+        wait_at(place);
+    }
     give_back(work, done);
     while ((int)work->group_ends.size() > groups) work->group_ends.pop_front();
     work->fenced = false;
