@@ -34,7 +34,7 @@ else()
     execute_process(COMMAND ${CMAKE_CUDA_COMPILER} --version OUTPUT_VARIABLE version ERROR_QUIET)
     string(REGEX MATCH "release ([0-9.]+)" version "${version}")
     strata_gpu_report(CUDA ON "${version} (${CMAKE_CUDA_COMPILER})")
-    set(CMAKE_CUDA_ARCHITECTURES 80-virtual 90a-real)
+    set(CMAKE_CUDA_ARCHITECTURES 80 90a-real)
     enable_language(CUDA)
   else()
     strata_gpu_report(CUDA OFF "no compiler that works was found (CUDACXX names another)")
@@ -70,11 +70,14 @@ if(STRATA_FUZZ OR STRATA_SANITIZE STREQUAL "thread")
   set(STRATA_EMULATION OFF)
 endif()
 
-# What a target of .cu files is compiled with by nvcc: no contraction, as everywhere, and PTX for
-# compute capability 8.0 and up beside code for 9.0.
+# What a target of .cu files is compiled with by nvcc: no contraction, as everywhere; code for compute
+# capability 8.0 and 9.0, and PTX of 8.0 for what else is up from there. A target of files that need
+# 9.0 (TMA, wgmma) has that code alone. cubins/ keeps what tests/gpu_gate.py looks at.
 function(strata_cuda_flags target)
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 -fmad=false -lineinfo -Werror all-warnings
+      -Xptxas=-v
       -Xcompiler=-Wall,-Wextra,-fvisibility=hidden>)
-  set_target_properties(${target} PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+  set_target_properties(${target} PROPERTIES CUDA_RUNTIME_LIBRARY Static
+    CUDA_COMPILER_LAUNCHER "${CMAKE_SOURCE_DIR}/cmake/nvcc_logged.sh;${CMAKE_BINARY_DIR}/cubins")
 endfunction()

@@ -15,7 +15,7 @@ rm -f "$kept/$stem".*
 "$@" --keep --keep-dir "$kept" >"$kept/$stem.log.part" 2>&1
 code=$?
 # What was generated on the way is large, and nobody reads it.
-rm -f "$kept/$stem".*.{ii,gpu,c,cpp,ptx} "$kept/$stem".{module_id,fatbin,fatbin.c}
+find "$kept" -name "$stem.*" ! -name '*.cubin' ! -name '*.log.part' -delete
 grep -vE '^ptxas info +: (Compiling|Function properties|Used |Compile time|0 bytes gmem)|^ +0 bytes stack frame, 0 bytes spill' \
     "$kept/$stem.log.part" >&2
 mv "$kept/$stem.log.part" "$kept/$stem.log"

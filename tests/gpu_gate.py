@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """The compile-time gate of CUDA kernels, for machines without a GPU.
 
-    gpu_gate.py RULES KEPT ARCHITECTURES SOURCE...
+    gpu_gate.py RULES KEPT ARCHITECTURES SOURCE... [ARCHITECTURES SOURCE...]
 
 KEPT is the folder where the build left, for every SOURCE (name.cu), what nvcc --keep keeps and, as
-name.log, what it said (cmake/nvcc_logged.sh). ARCHITECTURES is a comma-separated list (sm_80,sm_90a);
-a SOURCE whose name ends in _hopper.cu is built for sm_90a alone.
+name.log, what it said (cmake/nvcc_logged.sh). ARCHITECTURES is a comma-separated list (sm_80,sm_90a)
+of what the sources behind it are built for.
 
 It fails on
-  - a note of ptxas numbered C75xx: wgmma made slow, setmaxnreg ignored;
+  - a note of ptxas numbered C75xx (wgmma made slow, setmaxnreg ignored) that RULES doesn't allow;
   - a kernel with a stack frame, spills or local memory that RULES doesn't allow, with a reason;
   - a kernel whose instructions are not those that RULES say;
   - a rule that no kernel answers to, and a log or cubin that is missing or older than its source.
@@ -16,6 +16,7 @@ It fails on
 RULES (tests/gpu_gate.txt) has a line a rule, `#` begins a comment:
   opcodes KERNEL ARCHITECTURE NAME>=COUNT ...   (also =, <=) of every instantiation of the kernel
   stack   KERNEL ARCHITECTURE BYTES reason      at most BYTES of stack frame and of spills
+  note    KERNEL ARCHITECTURE C75xx reason      a note that names the kernel
 KERNEL is the function's name without its arguments; ARCHITECTURE one of the list, or * for each.
 """
 import collections
@@ -36,32 +37,33 @@ FRAME = re.compile(r'(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) by
 
 
 def kernel_name(symbol):
-    """The plain name in a mangled one: the last identifier of the nested name."""
-    if not symbol.startswith('_Z'):
+    """The plain name in a mangled one: its only identifier, or the last of a nested name (_ZN...)."""
+    found = re.match(r'_Z([NL]?)', symbol)
+    if not found:
         return symbol
-    at, name = 2, symbol
-    if symbol[at] == 'N':
-        at += 1
-    elif symbol[at] == 'L':
-        at += 1
+    at, name = found.end(), symbol
     while (digits := re.match(r'\d+', symbol[at:])):
         begin = at + len(digits.group())
         at = begin + int(digits.group())
         name = symbol[begin:at]
+        if found.group(1) != 'N':
+            break
     return name
 
 
 def read_log(path):
-    """{(symbol, architecture): (stack, spill stores, spill loads)}, and the lines that must not be."""
-    frames, wrong, entry = {}, [], None
+    """{(symbol, architecture): (stack, spill stores, spill loads)}, and the notes as (code, symbol or
+    None, line)."""
+    frames, notes, entry = {}, [], None
     for line in open(path, errors='replace'):
-        if re.search(r'\(C75\d\d\)', line):
-            wrong.append(line.strip())
+        if code := re.search(r'\((C75\d\d)\)', line):
+            symbol = re.search(r"function '(\S+)'", line)
+            notes.append((code.group(1), symbol and symbol.group(1), line.strip()))
         if found := SYMBOLS.search(line):
             entry = found.groups()
         elif (found := FRAME.search(line)) and entry:
             frames[entry] = tuple(map(int, found.groups()))
-    return frames, wrong
+    return frames, notes
 
 
 def read_cubin(path):
@@ -88,9 +90,9 @@ def read_rules(path):
         words = line.split('#')[0].split()
         if not words:
             continue
-        if words[0] not in ('opcodes', 'stack') or len(words) < 4:
+        if words[0] not in ('opcodes', 'stack', 'note') or len(words) < 4:
             sys.exit(f'{path}:{number}: not a rule: {line.strip()}')
-        if words[0] == 'stack' and len(words) < 5:
+        if words[0] != 'opcodes' and len(words) < 5:
             sys.exit(f'{path}:{number}: no reason is given')
         rules.append({'at': f'{path}:{number}', 'kind': words[0], 'kernel': words[1],
                       'architecture': words[2], 'words': words[3:], 'used': False})
@@ -112,6 +114,16 @@ def check_frame(rules, kernel, architecture, frame):
         return [f'{frame[0]} bytes of stack, {frame[1]} of spill stores, {frame[2]} of spill loads '
                 f'({allowed} allowed)']
     return []
+
+
+def check_notes(rules, architectures, notes):
+    wrong = []
+    for code, symbol, line in notes:
+        kernel = kernel_name(symbol) if symbol else None
+        if not any(rule['words'][0] == code and applies(rule, 'note', kernel, architecture)
+                   for rule in rules for architecture in architectures):
+            wrong.append(line)
+    return wrong
 
 
 def check_opcodes(rules, kernel, architecture, counts):
@@ -145,8 +157,8 @@ def check_source(rules, kept, source, architectures, shown):
     log = os.path.join(kept, stem + '.log')
     if not os.path.exists(log) or os.path.getmtime(log) < os.path.getmtime(source):
         return [f'{source}: its log {log} is missing or older: build first']
-    frames, lines = read_log(log)
-    wrong = [f'{source}: {line}' for line in lines]
+    frames, notes = read_log(log)
+    wrong = [f'{source}: {line}' for line in check_notes(rules, architectures, notes)]
     for architecture in architectures:
         cubin = kept_cubin(kept, stem, architecture, len(architectures) == 1)
         if not cubin or os.path.getmtime(cubin) < os.path.getmtime(source):
@@ -166,11 +178,13 @@ def check_source(rules, kept, source, architectures, shown):
 def main():
     if len(sys.argv) < 5:
         sys.exit(__doc__)
-    rules, kept, architectures = read_rules(sys.argv[1]), sys.argv[2], sys.argv[3].split(',')
+    rules, kept, architectures = read_rules(sys.argv[1]), sys.argv[2], []
     wrong, shown = [], collections.Counter()
-    for source in sys.argv[4:]:
-        mine = ['sm_90a'] if source.endswith('_hopper.cu') else architectures
-        wrong += check_source(rules, kept, source, mine, shown)
+    for argument in sys.argv[3:]:
+        if argument.startswith('sm_'):
+            architectures = argument.split(',')
+        else:
+            wrong += check_source(rules, kept, argument, architectures, shown)
     wrong += [f"{rule['at']}: no kernel {rule['kernel']} for {rule['architecture']}"
               for rule in rules if not rule['used']]
     for line in wrong:

@@ -9,12 +9,13 @@ static void every_layout_is_as_written(void **state) {
     struct device gpu;
     assert_ok(device_open_cuda(&gpu, 0));
     int failures = 0, cases = 0;
-    for (int i = 0; i < (gpu.is_emulated ? 3 : 1); i++) {
+    const int step = gpu.is_emulated ? 3 : 1; /* there, every third case under each schedule */
+    for (int i = 0; i < step; i++) {
         setenv("STRATA_EMULATION_SCHEDULE", schedules[i], 1);
         struct stream stream;
         assert_ok(device_open_stream(&gpu, &stream));
         char name[CONFORMANCE_NAME], wrong[CONFORMANCE_NAME];
-        for (int number = 0; conformance_run(&stream, &gpu, number, name, wrong); number++) {
+        for (int number = i; conformance_run(&stream, &gpu, number, name, wrong); number += step) {
             cases++;
             if (!wrong[0]) continue;
             failures++;

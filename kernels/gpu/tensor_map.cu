@@ -27,7 +27,7 @@ enum status gpu_tensor_map_make(struct gpu_tensor_map *map, const void *base,
                                 const struct gpu_tensor_shape *shape) {
     const char *wrong = gpu_tensor_shape_wrong(shape, base);
     if (wrong) return status_fail(STATUS_SHAPE, "a tensor map: %s", wrong);
-    encode_fn *encode;
+    encode_fn *encode = NULL;
     TRY(find_encode(&encode));
     const cuuint32_t steps[4] = {1, 1, 1, 1};
     CUtensorMap made;
