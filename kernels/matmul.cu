@@ -12,12 +12,6 @@ extern "C" {
 #include "kernels/quantized.h"
 }
 
-#ifdef STRATA_EMULATION
-enum { PIECE_BYTES = 32 << 10 }; /* of a workspace: small matrices are to have several */
-#else
-enum { PIECE_BYTES = 128 << 20 };
-#endif
-
 static const bool AS_STORED = false, BY_DEPTH = true;
 
 static struct cuda_operand operand(const void *data, int64_t stride, bool by_depth, bool bf16) {
@@ -38,7 +32,7 @@ static void product_run(struct stream *s, const char *op, const struct cuda_prod
 
 /* How many of `unit`s of `extent` fit into a workspace where one takes `bytes`; at least one. */
 static int64_t piece_of(int64_t extent, int64_t unit, int64_t bytes) {
-    const int64_t most = PIECE_BYTES / (unit * bytes) * unit;
+    const int64_t most = PRODUCT_PIECE_BYTES / (unit * bytes) * unit;
     const int64_t piece = most < unit ? unit : most;
     return piece < extent ? piece : extent;
 }

@@ -38,4 +38,13 @@ bool product_tensor_takes(const struct cuda_product *p);
 void product_tensor_cuda(struct stream *s, const char *op, const struct cuda_product *p);
 void product_chain_cuda(struct stream *s, const char *op, const struct cuda_product *p);
 
+/* Where large tiles begin to pay: enough of them for every multiprocessor; and how much of a
+ * quantized weight is widened at once. The emulator takes small ones, so that its small matrices
+ * meet every tile and several pieces. */
+#ifdef STRATA_EMULATION
+enum { PRODUCT_LARGE_TILES = 4, PRODUCT_PIECE_BYTES = 16 << 10 };
+#else
+enum { PRODUCT_LARGE_TILES = 128, PRODUCT_PIECE_BYTES = 128 << 20 };
+#endif
+
 #endif

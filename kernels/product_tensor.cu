@@ -37,16 +37,15 @@ __device__ __forceinline__ void tensor_fetch(struct bf16 *tile, const struct cud
     constexpr int chunks = WIDTH / TENSOR_CHUNK, pace = THREADS / chunks;
     const int column = (int)threadIdx.x % chunks, first = (int)threadIdx.x / chunks;
     const int64_t left = columns - column0 - column * TENSOR_CHUNK;
-    const int64_t below = left > 0 ? lines - line0 : 0;
+    const int below = left > 0 ? (int)(lines - line0 < LINES ? lines - line0 : LINES) : 0;
     const struct bf16 *from =
         (const struct bf16 *)o.data + (line0 + first) * o.stride + column0 + column * TENSOR_CHUNK;
     if (aligned) {
 #pragma unroll
-        for (int i = 0; i < LINES / pace; i++) {
+        for (int i = 0; i < LINES / pace; i++, from += pace * o.stride) {
             const int line = first + i * pace;
-            const bool inside = line < below;
-            gpu_copy_async16(tile + tensor_place<WIDTH>(line, column),
-                             inside ? from + i * pace * o.stride : o.data, inside);
+            gpu_copy_async16(tile + tensor_place<WIDTH>(line, column), line < below ? from : o.data,
+                             line < below);
         }
         return;
     }
@@ -160,7 +159,7 @@ __global__ __launch_bounds__(T::threads) void tensor_kernel(struct cuda_product 
         if (i + T::stages - 1 < steps) fetch(i + T::stages - 1);
         gpu_copy_commit();
         const struct bf16 *a = ring + i % T::stages * T::stage, *b = a + T::rows * STEP;
-#pragma unroll
+#pragma unroll 2 /* four at a time spill */
         for (int step = 0; step < STEP / 16; step++)
             tensor_multiply<T, A_BY_DEPTH, B_BY_DEPTH>(&sums, a, b, row, col, step);
     }
@@ -190,13 +189,12 @@ typedef struct tensor_shape<128, 128, 64, 64, 3> large_shape;
 typedef struct tensor_shape<64, 64, 32, 32, 4> middle_shape;
 typedef struct tensor_shape<16, 16, 16, 8, 12> small_shape;
 
-/* Enough large tiles to keep every multiprocessor of a large GPU busy. */
-enum { ENOUGH_TILES = 128, FEW_ROWS = 16 };
+enum { FEW_ROWS = 16 };
 
 template <bool A_BY_DEPTH, bool B_BY_DEPTH>
 static void tensor_choose(struct stream *s, const char *op, const struct cuda_product *p) {
     const int64_t tiles = gpu_tiles(p->m, large_shape::rows) * gpu_tiles(p->n, large_shape::cols);
-    if (tiles >= ENOUGH_TILES)
+    if (tiles >= PRODUCT_LARGE_TILES)
         tensor_launch<large_shape, A_BY_DEPTH, B_BY_DEPTH>(s, op, p);
     else
         tensor_launch<middle_shape, A_BY_DEPTH, B_BY_DEPTH>(s, op, p);
