@@ -6,6 +6,7 @@ static struct kernels make_table(enum dtype act) {
     struct kernels table = {};
     table.name = "cuda";
     table.act = act;
+    cuda_matmul(&table);
     cuda_rmsnorm(&table);
     return table;
 }

@@ -5,6 +5,7 @@
 
 struct kernels;
 
+void cuda_matmul(struct kernels *table);
 void cuda_rmsnorm(struct kernels *table);
 
 #endif
