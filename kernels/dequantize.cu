@@ -6,7 +6,7 @@
 #include "kernels/gpu/raster.h"
 #include "kernels/quantized_cuda.h"
 
-enum { THREADS = 256, EIGHTS = QUANTIZED_CHUNK / 8 };
+static constexpr int THREADS = 256, EIGHTS = QUANTIZED_CHUNK / 8;
 
 template <class A>
 __device__ __forceinline__ void put_eight(A *to, const float values[8], int64_t count) {
@@ -24,7 +24,7 @@ static __global__ void __launch_bounds__(THREADS)
     const int64_t panel = part.first_row / PANEL_ROWS + blockIdx.y;
     const int64_t chunk = column0 / QUANTIZED_CHUNK;
     const int64_t left = w.cols - column0;
-    const int columns = left < QUANTIZED_CHUNK ? (int)left : QUANTIZED_CHUNK;
+    const int columns = left < QUANTIZED_CHUNK ? (int)left : (int)QUANTIZED_CHUNK;
     const uint8_t *data = gpu_panel_at(w, panel) + chunk * gpu_chunk_bytes(w);
     const uint8_t *absmax =
         w.absmax + (panel * w.blocks + chunk * (QUANTIZED_CHUNK / NF4_BLOCK)) * PANEL_ROWS;

@@ -78,7 +78,7 @@ static void backward_quantized(struct stream *s, const struct cuda_product *p,
 
 /* A block sums BIAS_COLUMNS columns: the t-th row goes to lane t % BIAS_ROWS, and the lanes' sums
  * are added in order. */
-enum { BIAS_COLUMNS = 32, BIAS_ROWS = 16, BIAS_THREADS = BIAS_COLUMNS * BIAS_ROWS };
+static constexpr int BIAS_COLUMNS = 32, BIAS_ROWS = 16, BIAS_THREADS = BIAS_COLUMNS * BIAS_ROWS;
 struct bias_shared {
     float sums[BIAS_ROWS][BIAS_COLUMNS];
 };

@@ -6,7 +6,7 @@
 #include "kernels/gpu/product.h"
 #include "kernels/gpu/raster.h"
 
-enum { SIDE = 16, THREADS = SIDE * SIDE, DEPTH = 16 };
+static constexpr int SIDE = 16, THREADS = SIDE * SIDE, DEPTH = 16;
 
 /* [k][row], a line's floats beside each other; the pad keeps 16-byte alignment and spreads banks */
 template <int WIDTH> struct chain_tile { alignas(16) float at[DEPTH][WIDTH + 4]; };

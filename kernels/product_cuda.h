@@ -42,9 +42,9 @@ void product_chain_cuda(struct stream *s, const char *op, const struct cuda_prod
  * quantized weight is widened at once. The emulator takes small ones, so that its small matrices
  * meet every tile and several pieces. */
 #ifdef STRATA_EMULATION
-enum { PRODUCT_LARGE_TILES = 4, PRODUCT_PIECE_BYTES = 16 << 10 };
+static constexpr int PRODUCT_LARGE_TILES = 4, PRODUCT_PIECE_BYTES = 16 << 10;
 #else
-enum { PRODUCT_LARGE_TILES = 128, PRODUCT_PIECE_BYTES = 128 << 20 };
+static constexpr int PRODUCT_LARGE_TILES = 128, PRODUCT_PIECE_BYTES = 128 << 20;
 #endif
 
 #endif

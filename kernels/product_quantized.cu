@@ -11,15 +11,13 @@
 #include "kernels/gpu/quantized.h"
 #include "kernels/quantized_cuda.h"
 
-enum {
-    WIDTH = QUANTIZED_CHUNK,
-    MAKERS = 128, /* threads that copy and widen */
-    USERS = 64,   /* threads that multiply */
-    THREADS = MAKERS + USERS,
-    STAGES = 8,
-    MAKERS_BARRIER = 1,
-    ABSMAX_BYTES = WIDTH / NF4_BLOCK * PANEL_ROWS
-};
+static constexpr int WIDTH = QUANTIZED_CHUNK;
+static constexpr int MAKERS = 128; /* threads that copy and widen */
+static constexpr int USERS = 64;   /* threads that multiply */
+static constexpr int THREADS = MAKERS + USERS;
+static constexpr int STAGES = 8;
+static constexpr int MAKERS_BARRIER = 1;
+static constexpr int ABSMAX_BYTES = WIDTH / NF4_BLOCK * PANEL_ROWS;
 
 /* Shared memory: the two tiles, then the ring, a stage after the other. */
 struct fused_tile {

@@ -11,21 +11,16 @@
 #include "kernels/gpu/raster.h"
 #include "kernels/gpu/tensor.h"
 
-enum { STEP = TENSOR_STEP }; /* k of a stage, whatever the tile */
+static constexpr int STEP = TENSOR_STEP; /* k of a stage, whatever the tile */
 
 /* How a block divides C: warps of warp_rows x warp_cols beside each other. */
 template <int rows_, int cols_, int warp_rows_, int warp_cols_, int stages_> struct tensor_shape {
-    enum {
-        rows = rows_,
-        cols = cols_,
-        warp_rows = warp_rows_,
-        warp_cols = warp_cols_,
-        stages = stages_,
-        warps_across = cols / warp_cols,
-        threads = rows / warp_rows * warps_across * 32,
-        stage = (rows + cols) * STEP, /* elements */
-        bytes = stages * stage * 2
-    };
+    static constexpr int rows = rows_, cols = cols_, stages = stages_;
+    static constexpr int warp_rows = warp_rows_, warp_cols = warp_cols_;
+    static constexpr int warps_across = cols / warp_cols;
+    static constexpr int threads = rows / warp_rows * warps_across * 32;
+    static constexpr int stage = (rows + cols) * STEP; /* elements */
+    static constexpr int bytes = stages * stage * 2;
 };
 
 /* A tile of LINES lines, WIDTH elements each, from line `line0` and element `column0` of an operand
@@ -189,7 +184,7 @@ typedef struct tensor_shape<128, 128, 64, 64, 3> large_shape;
 typedef struct tensor_shape<64, 64, 32, 32, 4> middle_shape;
 typedef struct tensor_shape<16, 16, 16, 8, 12> small_shape;
 
-enum { FEW_ROWS = 16 };
+static constexpr int FEW_ROWS = 16;
 
 template <bool A_BY_DEPTH, bool B_BY_DEPTH>
 static void tensor_choose(struct stream *s, const char *op, const struct cuda_product *p) {

@@ -15,7 +15,7 @@ struct dequantize_part {
 void dequantize_cuda(struct stream *s, const struct weight *w, const struct dequantize_part *part);
 
 /* Rows of A that the fused product takes. */
-enum { FUSED_ROWS = 16 };
+static constexpr int FUSED_ROWS = 16;
 
 /* C = [C +] A W^T [+ bias] without a workspace: W's chunks become bf16 tiles in shared memory. The
  * bits are those of product_tensor_cuda on W's values rounded to bf16. A is bf16, by rows, at most

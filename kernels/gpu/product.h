@@ -18,10 +18,8 @@ __device__ __forceinline__ void gpu_store_c(const struct cuda_product &p, int64_
         ((float *)p.c)[at] = x;
 }
 
-enum {
-    TENSOR_STEP = 64, /* k is rounded up to it, by zeros, in every kernel */
-    TENSOR_CHUNK = 8, /* elements of 16 bytes */
-};
+static constexpr int TENSOR_STEP = 64; /* k is rounded up to it, by zeros, in every kernel */
+static constexpr int TENSOR_CHUNK = 8; /* elements of 16 bytes */
 
 struct alignas(16) tensor_chunk {
     struct bf16 at[TENSOR_CHUNK];

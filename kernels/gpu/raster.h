@@ -6,7 +6,7 @@
 #include "kernels/gpu/gpu.h"
 #include "kernels/gpu/layout.h"
 
-enum { GPU_BAND = 8 };
+static constexpr int GPU_BAND = 8;
 
 /* How many tiles of `side` cover `extent`; on the host too. */
 GPU_PURE int64_t gpu_tiles(int64_t extent, int side) {
