@@ -133,12 +133,26 @@ static void run_type(struct gpu_case *c, void *context) {
     check_backward(c, &t, several ? few : 3);
 }
 
+/* More chunks than the fused kernel's ring holds. */
+static void run_long_rows(struct gpu_case *c, void *context) {
+    (void)context;
+    static const enum dtype some[] = {DTYPE_Q4_K, DTYPE_COUNT, DTYPE_F16, DTYPE_Q6_K, DTYPE_Q8_0};
+    struct twins t = random_twins(c, some[c->number], 18, 11 * 256);
+    check_forward(c, &t, random_int(&c->random, 1, 16), 0);
+}
+
 static void test_every_type(void **state) {
     (void)state;
     gpu_each(2 * TYPES, run_type, NULL);
 }
 
+static void test_long_rows(void **state) {
+    (void)state;
+    gpu_each(5, run_long_rows, NULL);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_type)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_type),
+                                       cmocka_unit_test(test_long_rows)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
