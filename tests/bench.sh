@@ -109,7 +109,7 @@ part decode_32 "$build"/bench_decode 32 "${decode[@]}"
 
 part scaling_tp2 tests/bench_ranks.sh $quick scaling "$build" "$out/scaling_tp2" parallel.tp={ranks}
 part scaling_dp2 tests/bench_ranks.sh $quick scaling "$build" "$out/scaling_dp2"
-part scaling_zero1 tests/bench_ranks.sh $quick scaling "$build" "$out/scaling_zero1" parallel.zero=1
+part scaling_zero0 tests/bench_ranks.sh $quick scaling "$build" "$out/scaling_zero0" parallel.zero=0
 part scaling_cp2 tests/bench_ranks.sh $quick long "$build" "$out/scaling_cp2" parallel.cp={ranks}
 part pipeline tests/bench_ranks.sh $quick pipeline "$build" "$out/pipeline"
 

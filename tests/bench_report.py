@@ -281,8 +281,8 @@ def others(parts, model):
         for variant in variants(parts, kind):
             yield (f"PyTorch's {name} step, {variant}, of the FMA peak", "%", None,
                    lambda kind=kind, variant=variant: whole_step(parts, kind, variant))
-    yield ("two ranks over one, dp2 with ZeRO 1, 160 M", "x", None,
-           lambda: scaling(parts, "scaling_zero1"))
+    yield ("two ranks over one, dp2 with parallel.zero 0, 160 M", "x", None,
+           lambda: scaling(parts, "scaling_zero0"))
     yield ("two ranks over one, cp2, one sequence of 2048, 4 layers of the 160 M shape", "x", None,
            lambda: scaling(parts, "scaling_cp2"))
     yield "bf16 step over PyTorch's best in fp32", "x", None, lambda: bf16_over_fp32(parts)

@@ -15,7 +15,7 @@ static struct parallel job; /* cmocka's tests take no arguments */
 #define OFFLOAD " offload=optimizer "
 
 static const struct layout_case cases[] = {
-    {2, "tiles", BITS8, "dp=2"},
+    {2, "tiles", BITS8, "dp=2 zero=0"},
     {2, "tiles", BITS8, "zero=1"},
     {2, "tiles", BITS8, "zero=2"},
     {2, "tiles", BITS8, "zero=3"},

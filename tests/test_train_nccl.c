@@ -18,7 +18,7 @@ static int count_and_init_rank(struct ncclComm **comm, int ranks, struct nccl_id
 #define NCCL "backend=nccl "
 
 static const struct layout_case cases[] = {
-    {2, "llama", "global_batch=5 micro_batch=1", NCCL "dp=2"},
+    {2, "llama", "global_batch=5 micro_batch=1", NCCL "dp=2 zero=0"},
     {2, "llama", "global_batch=5 micro_batch=1", NCCL "zero=1"},
     {2, "llama", "global_batch=5 micro_batch=1", NCCL "zero=3"},
     {2, "llama", "global_batch=5", NCCL "tp=2"},

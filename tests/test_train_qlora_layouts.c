@@ -13,7 +13,7 @@ static const struct layout_case cases[] = {
     {2, "blocks", NF4 " lora.dropout=0.2 micro_batch=1 recompute=full", "tp=2"},
     {2, "blocks.gguf", STORED, "tp=2"},
     {2, "blocks.gguf", STORED " micro_batch=1", "pp=2"},
-    {2, "blocks", NF4, "dp=2"},
+    {2, "blocks", NF4, "dp=2 zero=0"},
 };
 
 static void test_ranks_equal_one(void **state) {

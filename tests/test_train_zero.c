@@ -94,8 +94,38 @@ static void test_resuming_changes_nothing(void **state) {
     layout_site_close(&site);
 }
 
+/* Where nothing is said of it. */
+static void test_level_follows_the_replicas(void **state) {
+    static const struct {
+        int ranks;
+        const char *layout;
+        int level;
+    } rows[] = {{1, "", 0},       {2, "", 1},          {4, "tp=2", 1},
+                {2, "cp=2", 1},   {4, "tp=2 pp=2", 0}, {2, "sync_every=4", 0},
+                {2, "zero=0", 0}, {2, "zero=3", 3},    {4, "zero=auto", 1}};
+    static struct layout_run run;
+    struct layout_site site;
+    (void)state;
+    layout_site_open(&site, &job);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const struct layout_case row = {rows[i].ranks, "llama", "", rows[i].layout};
+        layout_parse(&run, &site, "level", &row, row.layout);
+        assert_ok(run_options_check(&run.options));
+        assert_int_equal(run_options_zero(&run.options, row.ranks), rows[i].level);
+        layout_close(&run);
+    }
+    const struct layout_case open = {2, "llama", "", "dp=2"},
+                             given = {2, "llama", "", "dp=2 zero=1"},
+                             whole = {2, "llama", "", "dp=2 zero=0"};
+    const struct trainer_memory planned = layout_plan(&site, &open);
+    assert_int_equal(planned.optimizer, layout_plan(&site, &given).optimizer);
+    assert_true(planned.optimizer < layout_plan(&site, &whole).optimizer);
+    layout_site_close(&site);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_level_follows_the_replicas),
         cmocka_unit_test(test_ranks_equal_one),
         cmocka_unit_test(test_checkpoints_fit_any_level),
         cmocka_unit_test(test_resuming_changes_nothing),

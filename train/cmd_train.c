@@ -62,6 +62,7 @@ static enum status train_or_plan(struct parallel *parallel, const struct argumen
     run_options_tables(&options, tables);
     TRY(parallel_agree(&parallel->world, config_load(tables, RUN_TABLES, arguments->config,
                                                      arguments->settings, arguments->count)));
+    options.parallel.zero = run_options_zero(&options, parallel->world.size); /* said as it is */
     enum status status = arguments->dry_run
                              ? parallel_agree(&parallel->world, train_dry_run(&options, parallel))
                              : train_run(&options, tables, parallel, stop);

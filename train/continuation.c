@@ -2,6 +2,7 @@
 #include "train/continuation.h"
 
 #include "core/log.h"
+#include "train/trainer_parts.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,6 +90,7 @@ static enum status fill_found(const struct trainer *t, struct found *found) {
 /* The record of this run; its options are borrowed: only record->found is to be freed. */
 static enum status record_now(const struct trainer *t, struct run_record *record) {
     *record = (struct run_record){.options = *t->options};
+    record->options.parallel.zero = trainer_zero(t);
     enum status status = fill_found(t, &record->found);
     if (status != STATUS_OK) found_free(&record->found);
     return status;

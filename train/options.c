@@ -16,6 +16,7 @@ const char *const train_optimizer_words[] = {"adamw", "adamw8bit", NULL};
 const char *const train_offload_words[] = {"none", "optimizer", NULL};
 static const char *const nonfinite_words[] = {"stop", "skip", NULL};
 static const char *const backend_words[] = {"auto", "mpi", "nccl", NULL};
+static const char *const zero_words[] = {"0", "1", "2", "3", "auto", NULL};
 static const char *const resume_words[] = {"auto", "never", NULL};
 
 static const struct config_row model_rows[] = {
@@ -184,10 +185,10 @@ static const struct config_row parallel_rows[] = {
     {"layers", CONFIG_LIST, FIELD(parallel_options, layers), "",
      .help = "layers of each part of the pipeline, pp * chunks numbers in the model's order; empty "
              "balances them by cost"},
-    {"zero", CONFIG_INT, FIELD(parallel_options, zero), "0", .low = 0, .high = 3,
+    {"zero", CONFIG_ENUM, FIELD(parallel_options, zero), "auto", .words = zero_words,
      .help =
-         "what data-parallel ranks share instead of each having all of it: 1 optimizer state, 2 "
-         "gradients too, 3 weights too"},
+         "what replicas share instead of each having all of it: 0 nothing, 1 optimizer state, 2 "
+         "gradients too, 3 weights too; auto is 1 where replicas sum gradients in every step"},
     {"sync_every", CONFIG_INT, FIELD(parallel_options, sync_every), "1", .low = 1, .high = 1e6,
      .help =
          "for slow links: replicas take so many steps alone, then one outer step over their mean "
@@ -265,7 +266,8 @@ enum status run_options_check(const struct run_options *options) {
             "parallel.schedule zb-h1 keeps activations for gradients of weights that "
             "come later: train.recompute must be none or selective");
     TRY(check_offload(options));
-    if (options->parallel.sync_every > 1 && options->parallel.zero > 0)
+    if (options->parallel.sync_every > 1 && options->parallel.zero > 0 &&
+        options->parallel.zero != ZERO_AUTO)
         return status_fail(STATUS_CONFIG,
                            "parallel.sync_every %lld needs parallel.zero 0: replicas that train "
                            "alone share nothing",
@@ -274,6 +276,12 @@ enum status run_options_check(const struct run_options *options) {
         return status_fail(STATUS_CONFIG, "train.min_lr %g is above train.lr %g", train->min_lr,
                            train->lr);
     return STATUS_OK;
+}
+
+int run_options_zero(const struct run_options *options, int ranks) {
+    const struct parallel_options *o = &options->parallel;
+    if (o->zero != ZERO_AUTO) return o->zero;
+    return ranks / (o->tp * o->pp) > 1 && o->sync_every == 1 ? 1 : 0;
 }
 
 enum status run_options_adapter(const struct lora_options *options, struct adapter_config *config) {

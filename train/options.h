@@ -64,6 +64,8 @@ struct lora_options {
     char *init_from; /* a PEFT directory */
 };
 
+enum { ZERO_AUTO = 4 }; /* after the levels */
+
 /* How the ranks share the work (parallel/mesh.h). */
 struct parallel_options {
     int64_t tp, cp, dp, pp; /* dp = 0: what the others leave */
@@ -73,7 +75,7 @@ struct parallel_options {
     bool sequence;          /* core/sequence.h, where tp is above 1 */
     int schedule;           /* enum schedule_kind */
     int64_t chunks;         /* layer ranges a stage holds */
-    int64_t zero;           /* what the replicas share (parallel/data_parallel.h) */
+    int zero;               /* what the replicas share (parallel/data_parallel.h), or ZERO_AUTO */
     int64_t sync_every;     /* steps that replicas take alone (train/outer.h); 1: none */
     double outer_lr, outer_momentum;
     struct config_list layers; /* of each part, in the model's order; empty: balanced */
@@ -94,6 +96,10 @@ void run_options_tables(struct run_options *options, struct config_table tables[
 
 /* What bounds alone can't say: which keys need each other. STATUS_CONFIG names the key. */
 enum status run_options_check(const struct run_options *options);
+
+/* The level of parallel.zero in a job of so many ranks; an automatic one where replicas (cp times
+ * dp) are several: each then updates its share of the weights, in a dp-th of the time. */
+int run_options_zero(const struct run_options *options, int ranks);
 
 /* The adapter that lora.* describes. */
 enum status run_options_adapter(const struct lora_options *options, struct adapter_config *config);

@@ -43,7 +43,7 @@ struct run_options plan_options(const struct run_options *options,
     o.parallel.pp = choice->at[PLAN_PP];
     o.parallel.schedule = (int)choice->at[PLAN_SCHEDULE];
     o.parallel.chunks = choice->at[PLAN_CHUNKS];
-    o.parallel.zero = choice->at[PLAN_ZERO];
+    o.parallel.zero = (int)choice->at[PLAN_ZERO];
     o.train.micro_batch = choice->at[PLAN_MICRO_BATCH];
     o.train.recompute = (int)choice->at[PLAN_RECOMPUTE];
     o.train.optimizer = (int)choice->at[PLAN_OPTIMIZER];
@@ -70,7 +70,7 @@ enum status plan_layout_of(struct plan_layout *layout, const struct run_options 
     const struct parallel_options *p = &o->parallel;
     *layout = (struct plan_layout){.schedule = p->schedule,
                                    .chunks = (int)p->chunks,
-                                   .zero = (int)p->zero,
+                                   .zero = run_options_zero(o, ranks),
                                    .sequence = p->sequence && p->tp > 1,
                                    .recompute = (enum train_recompute)o->train.recompute,
                                    .length = o->data.sequence_length,
@@ -242,8 +242,10 @@ static enum status try_microbatches(struct search *s, struct plan_choice choice)
 /* ZeRO levels, for as many replicas as there are, and recomputation. */
 static enum status try_sharing(struct search *s, struct plan_choice choice) {
     bool alone = choice.at[PLAN_DP] * choice.at[PLAN_CP] == 1;
+    const struct run_options options = plan_options(s->request->options, &choice);
+    int own = run_options_zero(&options, s->ranks);
     for (int zero = 0; zero <= 3; zero++) {
-        if (!may(s, PLAN_ZERO, zero) || (alone && zero > 0 && !fixed(s, PLAN_ZERO))) continue;
+        if (fixed(s, PLAN_ZERO) ? zero != own : alone && zero > 0) continue;
         choice.at[PLAN_ZERO] = zero;
         for (int recompute = RECOMPUTE_NONE; recompute <= RECOMPUTE_FULL; recompute++) {
             if (!may(s, PLAN_RECOMPUTE, recompute)) continue;

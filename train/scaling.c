@@ -108,6 +108,7 @@ static void add_word(struct scaling_run *run, const char *word) {
 static enum status describe(struct scaling_run *run) {
     const struct parallel_options *p = &run->options.parallel;
     int64_t others = p->tp * p->cp * p->pp, dp = run->ranks / others;
+    int zero = run_options_zero(&run->options, (int)run->ranks);
     char word[64];
     if (run->ranks % others != 0)
         return status_fail(
@@ -119,8 +120,8 @@ static enum status describe(struct scaling_run *run) {
     add_axis(run, "cp", p->cp);
     add_axis(run, "tp", p->tp);
     if (p->pp > 1) add_word(run, pipeline_schedule_words[p->schedule]);
-    if (dp > 1 && p->zero > 0) {
-        snprintf(word, sizeof word, "zero%lld", (long long)p->zero);
+    if (dp > 1 && zero > 0) {
+        snprintf(word, sizeof word, "zero%d", zero);
         add_word(run, word);
     }
     if (dp > 1 && p->sync_every > 1) {

@@ -201,6 +201,7 @@ static enum status resolve(const struct job *job, struct run_options *options,
     if (status == STATUS_OK)
         status = config_load(tables, RUN_TABLES, job->plan->config, words.items, words.count);
     free_words(&words);
+    if (status == STATUS_OK) options->parallel.zero = run_options_zero(options, (int)job->ranks);
     return status;
 }
 

@@ -124,7 +124,7 @@ enum status stages_plan(struct trainer *t, struct arena *arena) {
 }
 
 bool stages_weights_later(const struct trainer *t) {
-    bool kept = t->options->parallel.zero < 2; /* where gradients stay until the end of the step */
+    bool kept = trainer_zero(t) < 2; /* where gradients stay until the end of the step */
     return t->pipeline.schedule.shape.kind == PIPELINE_ZB_H1 && !t->trained && kept;
 }
 

@@ -37,10 +37,10 @@ static void log_memory(const struct trainer *t) {
 static void log_start(const struct trainer *t, const struct metrics *metrics) {
     log_line(LOG_INFO,
              "event=start family=%s parameters=%lld trained=%lld ranks=%d threads=%d "
-             "instructions=%s dtype=%s steps=%lld sequences=%lld from_step=%lld",
+             "zero=%d instructions=%s dtype=%s steps=%lld sequences=%lld from_step=%lld",
              model_family_name(t->model.config.family),
              (long long)model_config_parameters(&t->model.config), (long long)t->trained_elements,
-             t->parallel->world.size, t->threads, t->kernels->name,
+             t->parallel->world.size, t->threads, t->dp.zero, t->kernels->name,
              dtype_info(t->kernels->act)->name, (long long)t->steps,
              (long long)loader_sequences(t->train), (long long)t->step);
     log_memory(t);

@@ -69,7 +69,7 @@ static enum status push_gradients(struct trainer *t, struct arena *arena) {
                                        .stream = &t->ws.stream,
                                        .layers = t->model.config.layers,
                                        .bucket_bytes = DP_BUCKET_BYTES,
-                                       .zero = (int)t->options->parallel.zero,
+                                       .zero = trainer_zero(t),
                                        .tied = t->model.config.tied && !t->trained,
                                        .weights_sharded = t->sharded.unit_count && !t->trained};
     dp_free(&t->dp);

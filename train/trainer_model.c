@@ -25,6 +25,10 @@ static enum layout matrix_layout(const struct trainer *t) {
     return layouts[weights];
 }
 
+int trainer_zero(const struct trainer *t) {
+    return run_options_zero(t->options, mesh_ranks(&t->mesh));
+}
+
 bool trainer_splits_sequence(const struct trainer *t) {
     return t->options->parallel.sequence && t->mesh.size[MESH_TP] > 1;
 }
@@ -56,7 +60,7 @@ enum status trainer_open_model(struct trainer *t) {
     struct shard shard;
     TRY(trainer_read_config(t->options, &config));
     TRY(stages_shard(o, &t->mesh, &t->place, &config, &shard));
-    if (o->parallel.zero == 3) return sharded_model_open(t, &config, &shard, matrix_layout(t));
+    if (trainer_zero(t) == 3) return sharded_model_open(t, &config, &shard, matrix_layout(t));
     if (!*o->model.path) {
         TRY(model_create(&t->model, &config, &shard, matrix_layout(t)));
         model_init_random(&t->model, (uint64_t)o->train.seed, (float)o->model.init_std, t->threads);

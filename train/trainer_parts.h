@@ -16,6 +16,7 @@ static inline bool trainer_steps_alone(const struct trainer *t) {
 
 /* Of activations. */
 enum dtype trainer_dtype(const struct trainer *t);
+int trainer_zero(const struct trainer *t);
 bool trainer_splits_sequence(const struct trainer *t);
 
 /* Of model.path or model.config, for data.sequence_length. */

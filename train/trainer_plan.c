@@ -24,7 +24,7 @@ static enum status plan_parts(struct trainer *t, int rank, int ranks,
     place_replica(t);
     t->saves.behind = saves_want_snapshot(t->options);
     TRY(trainer_describe_model(t, &weights));
-    if (t->options->parallel.zero == 3) {
+    if (trainer_zero(t) == 3) {
         arena_count(&weights, "weights");
         TRY(sharded_plan(&t->sharded, &t->model, &t->comms.replicas, &t->ws.stream, &weights));
     }
