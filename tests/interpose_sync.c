@@ -1,11 +1,20 @@
 /* Loaded before the C library (LD_PRELOAD) by tests of `strata train`, so that what happens to a
  * run happens at a moment that the test chose. What is about files concerns those in folders of
  * unfinished checkpoints alone.
+ *
  *   STRATA_TEST_KILL_AT_SYNC=N   the process kills itself at its Nth sync
+ *
+ *   STRATA_TEST_SYNC_MS=N        a sync takes so many milliseconds longer
+ *
+ *   STRATA_TEST_MEMINFO=FILE     is what is read as /proc/meminfo
+ *
  *   STRATA_TEST_STOP_AT=N,K      it stops itself (SIGSTOP) when it next looks at the clock for the
- * Kth time after its Nth line of metrics.jsonl STRATA_TEST_INTERRUPT=1      every other call is
- * interrupted by a signal (EINTR) STRATA_TEST_SYNC_LOG=FILE    a line for every sync of a folder
- * that holds checkpoints/, or what STRATA_TEST_SYNC_NAME names */
+ *                                Kth time after its Nth line of metrics.jsonl
+ *
+ *   STRATA_TEST_INTERRUPT=1      every other call is interrupted by a signal (EINTR)
+ *
+ *   STRATA_TEST_SYNC_LOG=FILE    a line for every sync of a folder that holds checkpoints/, or what
+ *                                STRATA_TEST_SYNC_NAME names */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -55,9 +64,19 @@ static void write_down(int descriptor) {
 INTERPOSED int fsync(int descriptor) {
     static int syncs;
     write_down(descriptor);
+    const char *longer = getenv("STRATA_TEST_SYNC_MS");
+    if (longer && in_checkpoint(descriptor))
+        nanosleep(&(struct timespec){atoi(longer) / 1000, atoi(longer) % 1000 * 1000000L}, NULL);
     const char *at = getenv("STRATA_TEST_KILL_AT_SYNC");
     if (at && in_checkpoint(descriptor) && ++syncs == atoi(at)) kill(getpid(), SIGKILL);
     return interrupted(descriptor) ? -1 : (int)syscall(SYS_fsync, descriptor);
+}
+
+INTERPOSED FILE *fopen(const char *path, const char *mode) {
+    FILE *(*next)(const char *, const char *) =
+        (FILE * (*)(const char *, const char *)) dlsym(RTLD_NEXT, "fopen");
+    const char *other = strcmp(path, "/proc/meminfo") == 0 ? getenv("STRATA_TEST_MEMINFO") : NULL;
+    return next(other ? other : path, mode);
 }
 
 INTERPOSED ssize_t pwrite(int descriptor, const void *data, size_t bytes, off_t at) {

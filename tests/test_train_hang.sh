@@ -2,8 +2,8 @@
 # A rank of `strata train` that is stopped, or killed, is named by one verdict line; the table of all
 # ranks' calls lies in the run's folder, and the job ends with an exit code that is not 0.
 #
-#   test_train_hang.sh STRATA MAKE_TOKENS
-strata=$1 make_tokens=$2
+#   test_train_hang.sh STRATA MAKE_TOKENS INTERPOSE_SYNC
+strata=$1 make_tokens=$2 interpose=$3
 . tests/train_common.sh
 "$make_tokens" "$folder/train.h5" 20 30 || exit 1
 cat >"$folder/run.yaml" <<YAML
@@ -45,4 +45,38 @@ hang() {
 
 hang STOP 1 'rank 1 @ [^ ;]+ does not answer: stopped; rank 0 waits in [a-z]+ [a-z_]+ #'
 hang KILL 0 'rank 0 @ [^ ;]+ is gone: the process ended'
+
+# verdict NAME CODE PATTERN: what the job in NAME.log, which ended with CODE, says of who held it up.
+verdict() {
+    [ "$2" -ne 0 ] && [ "$2" -ne 124 ] && [ "$(grep -c 'event=hang' "$folder/$1.log")" -eq 1 ] &&
+        grep -qE "event=hang verdict=\"$3" "$folder/$1.log" || {
+        fail "$1: exit code $2, wanted \"$3\""
+        grep -vE 'event=step' "$folder/$1.log" | head -20
+    }
+    sed -n "s/.*event=hang verdict=\"\([^\"]*\)\".*/$1: \1/p" "$folder/$1.log"
+}
+
+# Rank 0 stops itself in the first layer of a step, where keys and values go round the ring: the
+# other rank waits for those of the next layer.
+(export STRATA_TEST_STOP_AT=3,30 LD_PRELOAD="$interpose"
+    export ASAN_OPTIONS="$ASAN_OPTIONS:verify_asan_link_order=0"
+    limit=60 ranks 2 "$strata" train "$folder/run.yaml" train.out="$folder/ring" parallel.cp=2 \
+        train.log_every=1) >"$folder/ring.log" 2>&1
+verdict ring $? 'rank 0 @ [^ ;]+ does not answer: stopped; rank 1 waits in cp recv #[0-9]+ from rank 0 \(layer [01] (forward|backward)'
+
+# `strata eval` on ranks that share the model, of more texts than it comes to.
+texts=()
+for _ in $(seq 2000); do texts+=(README.md); done
+(limit=60 && ranks 3 "$strata" eval models/base --threads 1 --watchdog 1 --text "${texts[@]}") >"$folder/lines" \
+    2>"$folder/eval.log" &
+job=$!
+for _ in $(seq 300); do
+    [ -s "$folder/lines" ] && break
+    sleep 0.1
+done
+for pid in $(pgrep -f "^$strata eval "); do
+    [ "$(rank_of "$pid")" = 1 ] && kill -STOP "$pid"
+done
+wait $job
+verdict eval $? 'rank 1 @ [^ ;]+ does not answer: stopped; ranks? 0'
 exit $((failures > 0))

@@ -4,6 +4,7 @@
 #include "tests/layouts.h"
 
 #include "kernels/moment8.h"
+#include "train/saves.h"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -216,6 +217,33 @@ static void test_no_room_for_a_file(void **state) {
     arena_free(&arena);
 }
 
+/* Memory for a copy of what is saved is for moments of the bytes that they take. */
+static void test_snapshot_holds_what_is_saved(void **state) {
+    static struct layout_run run;
+    static const char *const layouts[] = {"zero=0", "zero=1", "zero=3"};
+    struct layout_site site;
+    (void)state;
+    layout_site_open(&site, &job);
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++) {
+        const struct layout_case row = {job.world.size, "tiles", BITS8 "checkpoint_every=2",
+                                        layouts[i]};
+        const struct layout_case fp32 = {job.world.size, "tiles", "checkpoint_every=2", layouts[i]};
+        size_t narrow = layout_plan(&site, &row).snapshot,
+               wide = layout_plan(&site, &fp32).snapshot;
+        print_message("%s: snapshot of %zu bytes, with fp32 moments %zu\n", layouts[i], narrow,
+                      wide);
+        assert_true(wide > 0 && (double)narrow < 0.8 * (double)wide);
+        struct step_report report;
+        layout_open(&run, &site, "saved", &row, row.layout, &job);
+        assert_ok(trainer_step(&run.trainer, &report));
+        assert_ok(saves_begin(&run.trainer, false, false)); /* asserts that all of it fits */
+        assert_ok(saves_settle(&run.trainer));
+        layout_close(&run);
+        layout_remove(&site, "saved");
+    }
+    layout_site_close(&site);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ranks_equal_one),
@@ -225,6 +253,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_bytes_are_as_planned),
         cmocka_unit_test(test_what_is_refused),
         cmocka_unit_test(test_no_room_for_a_file),
+        cmocka_unit_test(test_snapshot_holds_what_is_saved),
     };
     layout_start(&job, &argc, &argv);
     return layout_finish(&job, cmocka_run_group_tests(tests, NULL, NULL));

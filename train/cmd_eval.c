@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { TEXT_CONTEXT = 2048, LEAVE_SECONDS = 30 };
+enum { TEXT_CONTEXT = 2048, LEAVE_SECONDS = 30, WATCHDOG_SECONDS = 600 };
 
 static const char usage[] =
     "usage: strata eval MODEL [--adapter DIR] --tokens FILE [--logits OUT.safetensors]\n"
@@ -33,12 +33,14 @@ static const char usage[] =
     "  --weights    what the weights are kept in: as --dtype says (auto), nf4 (4.13 bits a weight of\n"
     "               the layers), or stored (a file's quantized blocks as they are)\n"
     "  --context    the longest sequence allowed; the model's own context by default\n"
-    "Started by mpirun -n N or srun --mpi=pmix, N ranks share the model (tensor parallel).\n";
+    "Started by mpirun -n N or srun --mpi=pmix, N ranks share the model (tensor parallel).\n"
+    "  --watchdog   seconds that one collective of theirs may take, 600: then the job ends, and a\n"
+    "               line names the rank that holds it up; 0 waits for ever\n";
 
 struct eval {
     const char *path, *adapter_path, *tokens, *logits, *gradients, *dtype, *weights;
     struct option_list texts;
-    int64_t context, threads;
+    int64_t context, threads, watchdog;
     enum layout matrices; /* what model_load is asked for */
     enum dtype act;
     struct model_file file;
@@ -254,11 +256,12 @@ static enum status open_model(struct eval *eval, struct model_config *config) {
 static enum status run(struct eval *eval) {
     struct model_config config;
     TRY(agree(eval, open_model(eval, &config)));
+    TRY(parallel_watch(&eval->parallel, (double)eval->watchdog, NULL));
     return eval->tokens ? run_tokens(eval, &config) : run_texts(eval, &config);
 }
 
 int cmd_eval(int argc, char **argv) {
-    struct eval eval = {0};
+    struct eval eval = {.watchdog = WATCHDOG_SECONDS};
     const struct option_row rows[] = {
         {NULL, OPTION_TEXT, &eval.path, true, 0, 0},
         {"--adapter", OPTION_TEXT, &eval.adapter_path, false, 0, 0},
@@ -270,6 +273,7 @@ int cmd_eval(int argc, char **argv) {
         {"--weights", OPTION_TEXT, &eval.weights, false, 0, 0},
         {"--context", OPTION_INTEGER, &eval.context, false, 1, INT32_MAX},
         {"--threads", OPTION_INTEGER, &eval.threads, false, 1, 1024},
+        {"--watchdog", OPTION_INTEGER, &eval.watchdog, false, 0, 1000000},
     };
     if (options_ask_help(argc, argv)) {
         fputs(usage, stdout);

@@ -75,14 +75,30 @@ static size_t share_bytes(const struct optimizer_options *options, int b, int ra
     return counted.used;
 }
 
+/* Of rank `rank`'s share of a bucket, each of its rectangles padded as a checkpoint's snapshot
+ * does. */
+static size_t spared_bytes(const struct optimizer_options *options, int b, int rank) {
+    const struct dp *dp = options->dp;
+    size_t spared = 0;
+    for (int i = dp->buckets[b].first; i < dp->buckets[b].last; i++) {
+        int64_t count = dp_piece_count(dp, b, i, rank);
+        if (count == 0 || !in_8_bits(options, dp->params[i])) continue;
+        size_t bytes = moment_bytes(true, count) + WEIGHT_PARTS * ARENA_ALIGN;
+        if (bytes < moment_bytes(false, count)) spared += 2 * (moment_bytes(false, count) - bytes);
+    }
+    return spared;
+}
+
 /* Of a bucket: as much as the rank with most needs, so that a plan is the same for all. */
 static void push_bucket(struct optimizer *optimizer, const struct optimizer_options *options, int b,
                         struct arena *arena) {
-    size_t begin = arena_mark(arena), most = 0;
+    size_t begin = arena_mark(arena), most = 0, spared = SIZE_MAX;
     for (int rank = 0; rank < options->dp->shares; rank++) {
-        size_t bytes = share_bytes(options, b, rank);
+        size_t bytes = share_bytes(options, b, rank), less = spared_bytes(options, b, rank);
         if (bytes > most) most = bytes;
+        if (less < spared) spared = less;
     }
+    optimizer->spared += spared;
     for (int i = 0; i < optimizer->count; i++)
         if (optimizer->slots[i].piece.bucket == b) push_state(options, &optimizer->slots[i], arena);
     arena_push(arena, most - (arena_mark(arena) - begin));

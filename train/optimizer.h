@@ -38,6 +38,7 @@ struct optimizer {
     struct optimizer_slot *slots; /* in the order of the parameters */
     struct arena *host;           /* where the state lies; NULL: where all else does */
     int64_t staged;               /* elements of a buffer */
+    size_t spared;                /* bytes that 8-bit moments take less than fp32 ones, at least */
     struct optimizer_buffer {
         void *m, *v;
         float *master;

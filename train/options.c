@@ -65,7 +65,8 @@ static const struct config_row train_rows[] = {
      .help = "adamw, or adamw8bit: moments of large matrices in 8 bits, a quarter of the memory"},
     {"offload", CONFIG_ENUM, FIELD(train_options, offload), "none", .words = train_offload_words,
      .help =
-         "optimizer: its state lies in the host's memory, and passes through two small buffers"},
+         "optimizer: its state lies in the host's memory, and passes through two small buffers; "
+         "needs parallel.sync_every 1"},
     {"offload_path", CONFIG_STRING, FIELD(train_options, offload_path), "",
      .help = "with train.offload: a directory; the state lies in a file there, not in memory"},
     {"beta1", CONFIG_DOUBLE, FIELD(train_options, beta1), "0.9", .low = 0, .high = 0.99999,

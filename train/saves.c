@@ -7,6 +7,7 @@
 #include "train/checkpoints.h"
 #include "train/continuation.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +25,7 @@ size_t saves_snapshot_bytes(const struct trainer *t) {
     if (!t->saves.behind || (!first && !alone && t->dp.shares == 1)) return 0;
     for (int b = 0; b < t->dp.bucket_count; b++)
         bytes += (size_t)(t->dp.buckets[b].count / t->dp.shares) * sizeof(float) * values;
-    return bytes;
+    return bytes - t->optimizer.spared;
 }
 
 static enum status begin(struct trainer *t, bool best, bool copy, const char *config) {
@@ -48,6 +49,8 @@ static enum status begin(struct trainer *t, bool best, bool copy, const char *co
                                                .keep = (int)t->options->train.keep,
                                                .best = best,
                                                .snapshot = copy ? t->saves.snapshot.base : NULL};
+    assert(!copy ||
+           checkpoint_snapshot_bytes(slabs.items, slabs.count) <= t->saves.snapshot.capacity);
     enum status status = checkpoint_begin(&t->saves.saving, world, &request);
     checkpoints_slabs_free(&slabs);
     arena_rest(&t->offloaded);
