@@ -228,7 +228,7 @@ static void test_two_ranks_take_what_is_planned(void **state) {
         setup_open(&setup, 8);
         snprintf(model, sizeof model, "config: %s/config.json, dtype: %s", setup.folder.path,
                  dtypes[i]);
-        setup_configure(&setup, model, "2, micro_batch: 1, mode: full");
+        setup_configure(&setup, model, "2, micro_batch: 1, mode: full}\nparallel: {zero: 0");
         plan_mib(&setup, 1, &one);
         plan_mib(&setup, 2, &two);
         assert_int_equal(two.scratch - one.scratch, COMM_SUMS_BYTES);

@@ -11,12 +11,16 @@ model: {path: tests/fixtures/llama}
 data: {train: [$folder/train.h5], validation: [$folder/train.h5], sequence_length: 24}
 train: {out: $folder/run, steps: 5, global_batch: 6, micro_batch: 1, schedule: constant, lr: 1e-3,
         threads: 1, checkpoint_every: 3, validate_every: 3, trace_step: 3, export: false}
+parallel: {zero: 0}
 YAML
 (export ASAN_OPTIONS="$ASAN_OPTIONS:verify_asan_link_order=0"
     ranks 3 env LD_PRELOAD="$interpose" "$strata" train "$folder/run.yaml") 2>"$folder/log" ||
     { cat "$folder/log"; fail "the traced run"; }
 [ "$(ls "$folder/run" | grep -c '^trace-step')" -eq 1 ] || fail "not one trace: $(ls "$folder/run")"
 "$strata" trace "$folder/run" >"$folder/shares" || fail "drawing the run"
+(ranks 2 "$strata" train "$folder/run.yaml" parallel.cp=2 train.out="$folder/ring") 2>"$folder/log" ||
+    { cat "$folder/log"; fail "the traced run with keys on two ranks"; }
+"$strata" trace "$folder/ring" >/dev/null || fail "drawing the ring"
 python3 tests/pipeline_trace.py 8 32 "$folder/pipeline.json" || fail "the pipeline's trace"
 "$strata" trace "$folder/pipeline.json" --out "$folder/pipeline.svg" >"$folder/pipeline" ||
     fail "drawing the pipeline"
@@ -92,6 +96,22 @@ assert len(drawn) == want, (len(drawn), want)
 for line in open(folder + "/shares").read().splitlines()[:4]:
     pairs = dict(pair.split("=") for pair in line.split())
     assert abs(sum(float(pairs[k]) for k in ("utilisation", "collective", "bubble")) - 1) < 2e-4
+
+# Keys and values go round the ring, in each of 2 layers of 6 microbatches: forward, and in backward again
+# and with their gradients; what is sent comes.
+ring, passages = spans(folder + "/ring/trace-step-3.json"), {}
+for rank, events in ring.items():
+    for event in events:
+        if event["name"].startswith("cp "):
+            passages.setdefault((rank, event["name"]), []).append(event)
+counts = {len(events) for events in passages.values()}
+assert len(passages) == 8 and len(counts) == 1 and counts.pop() % (2 * 6 * 4) == 0, {
+    key: len(events) for key, events in passages.items()}
+for rank in ring:
+    for received, sent in zip(passages[rank, "cp recv"], passages[1 - rank, "cp start_send"]):
+        assert received["args"] == sent["args"] and end(received) > sent["ts"] - 2e3, (received, sent)
+kinds = [box[0] for box in boxes(folder + "/ring/trace-step-3.svg")]
+assert kinds.count("exchange") == sum(map(len, passages.values())), kinds.count("exchange")
 
 # (p - 1) / (m + p - 1) of 1F1B
 lines = open(folder + "/pipeline").read().splitlines()
