@@ -24,7 +24,7 @@ def layout(ranks, width, length, batch, micro, layers=4, vocabulary=8192, lora=F
 CALIBRATION = {
     "wide": layout(1, 512, 256, 4, 4),
     "small_step": layout(1, 512, 64, 1, 1, vocabulary=16384),
-    "dp2": layout(2, 512, 128, 4, 2, vocabulary=16384),
+    "dp2": layout(2, 512, 128, 4, 2, vocabulary=16384, zero=0),
     "tp2_long": layout(2, 512, 1024, 2, 1, tp=2),
 }
 PREDICTED = {

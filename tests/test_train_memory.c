@@ -399,7 +399,7 @@ static void test_gigabytes_are_planned(void **state) {
         {"bf16", ", dtype: bf16", "1, mode: full", 16, 1},
         {"lora", "", "2, mode: lora", 64, 1},
         {"lora, recompute", "", "8, mode: lora, recompute: full", 64, 1},
-        {"dp 2", "", "2, mode: full", 16, 2},
+        {"dp 2", "", "2, mode: full}\nparallel: {zero: 0", 16, 2},
         {"dp 2, zero 1", "", "2, mode: full}\nparallel: {zero: 1", 24, 2},
         {"dp 2, zero 2", "", "2, mode: full}\nparallel: {zero: 2", 32, 2},
         {"dp 2, zero 3", "", "2, mode: full}\nparallel: {zero: 3", 40, 2},
