@@ -11,7 +11,8 @@ It fails on
   - a note of ptxas numbered C75xx (wgmma made slow, setmaxnreg ignored) that RULES doesn't allow;
   - a kernel with a stack frame, spills or local memory that RULES doesn't allow, with a reason;
   - a kernel whose instructions are not those that RULES say;
-  - a rule that no kernel answers to, and a log or cubin that is missing or older than its source.
+  - a rule that no kernel answers to, and a log or cubin that is missing or older than its source;
+  - compilation of more than 1200 CPU seconds in all: 10 minutes on 2 cores.
 
 RULES (tests/gpu_gate.txt) has a line a rule, `#` begins a comment:
   opcodes KERNEL ARCHITECTURE NAME>=COUNT ...   (also =, <=) of every instantiation of the kernel
@@ -33,6 +34,8 @@ OPCODES = {
     'USETMAXREG': {0x9c8}, 'LDL': {0x983}, 'STL': {0x387},
 }
 SYMBOLS = re.compile(r"Compiling entry function '(\S+)' for '(\S+)'")
+SECONDS = re.compile(r'compiled in ([\d.]+) \+ ([\d.]+) CPU seconds')
+MOST_SECONDS = 1200
 FRAME = re.compile(r'(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads')
 
 
@@ -52,18 +55,20 @@ def kernel_name(symbol):
 
 
 def read_log(path):
-    """{(symbol, architecture): (stack, spill stores, spill loads)}, and the notes as (code, symbol or
-    None, line)."""
-    frames, notes, entry = {}, [], None
+    """{(symbol, architecture): (stack, spill stores, spill loads)}, the notes as (code, symbol or None,
+    line), and the CPU seconds of the compilation."""
+    frames, notes, entry, seconds = {}, [], None, 0.0
     for line in open(path, errors='replace'):
         if code := re.search(r'\((C75\d\d)\)', line):
             symbol = re.search(r"function '(\S+)'", line)
             notes.append((code.group(1), symbol and symbol.group(1), line.strip()))
-        if found := SYMBOLS.search(line):
+        if found := SECONDS.search(line):
+            seconds = sum(map(float, found.groups()))
+        elif found := SYMBOLS.search(line):
             entry = found.groups()
         elif (found := FRAME.search(line)) and entry:
             frames[entry] = tuple(map(int, found.groups()))
-    return frames, notes
+    return frames, notes, seconds
 
 
 def read_cubin(path):
@@ -157,7 +162,8 @@ def check_source(rules, kept, source, architectures, shown):
     log = os.path.join(kept, stem + '.log')
     if not os.path.exists(log) or os.path.getmtime(log) < os.path.getmtime(source):
         return [f'{source}: its log {log} is missing or older: build first']
-    frames, notes = read_log(log)
+    frames, notes, seconds = read_log(log)
+    shown['seconds'] += seconds
     wrong = [f'{source}: {line}' for line in check_notes(rules, architectures, notes)]
     for architecture in architectures:
         cubin = kept_cubin(kept, stem, architecture, len(architectures) == 1)
@@ -187,9 +193,13 @@ def main():
             wrong += check_source(rules, kept, argument, architectures, shown)
     wrong += [f"{rule['at']}: no kernel {rule['kernel']} for {rule['architecture']}"
               for rule in rules if not rule['used']]
+    seconds = shown.pop('seconds', 0)
+    if seconds > MOST_SECONDS:
+        wrong.append(f'{seconds:.0f} CPU seconds of compilation, not {MOST_SECONDS}')
     for line in wrong:
         print(f'FAILED: {line}')
-    print(', '.join(f'{count} kernels for {name}' for name, count in sorted(shown.items())))
+    print(', '.join(f'{count} kernels for {name}' for name, count in sorted(shown.items())),
+          f'in {seconds:.0f} CPU seconds')
     sys.exit(1 if wrong else 0)
 
 
