@@ -89,6 +89,7 @@ enum {
     FLOATS_B = 176 * 1024,
     FLOATS_C = 112 * 1024,
     STRIP_STEPS = 768, /* most steps of a block of B and of a strip of A */
+    NEAR_STEPS = 384,  /* most of those that leave the strip in the L1 cache */
     SPILL = 16,        /* packing A writes whole vectors; keeps a strip's rows apart in the cache */
 };
 struct scratch {
@@ -108,7 +109,16 @@ enum tile_kind {
     TILE_PAIRS, /* a, b pairs of bf16, in the bytes of a float each; a step is a pair */
 };
 
-/* One tile of C: `rows` (up to GEMM_ROWS) x `panels` of 16, in registers. */
+/* Lines of 64 bytes to be fetched, one of each of a tile's panels a step. In bytes. */
+struct gemm_lines {
+    const char *at;
+    int64_t panel, step;
+};
+
+/* One tile of C: `rows` (up to GEMM_ROWS) x `panels` of 16, in registers. What it fetches while it
+ * computes: `next` from its first step on, then, if near_end, where its result goes and where that
+ * of the next tile does, a row a step, so late that the L1 cache still has them when they are
+ * needed (a store to a line that it has not holds up those behind it). */
 struct gemm_tile {
     enum tile_kind kind;
     int rows, panels;
@@ -120,8 +130,9 @@ struct gemm_tile {
     int64_t depth;   /* entries of a: depths, or pairs */
     int64_t b_panel; /* bytes */
     int64_t c_panel, c_row;
-    const char *next; /* fetched meanwhile: p * next_panel + step * next_step, in bytes */
-    int64_t next_panel, next_step;
+    struct gemm_lines next;
+    bool near_end;
+    struct gemm_lines here, after;
 };
 
 /* The most panels that a tile of `rows` rows can have: 1, 2 or 4. */
@@ -142,9 +153,13 @@ void VARIANT(gemm_read_c)(const struct sums *to, const struct gemm *g, const str
 void VARIANT(gemm_write_c)(const struct gemm *g, const struct sums *from,
                            const struct region *region, bool end);
 
-/* Runs a tile whose kind, rows, panels, a, b, depth and next are set, from C or from zero, to C. */
-void VARIANT(gemm_place)(const struct gemm *g, struct gemm_tile *tile, int64_t row, int64_t panel,
-                         bool from_c, bool end);
+struct place {
+    int64_t row, panel;
+};
+/* Runs a tile whose kind, rows, panels, a, b, depth and next are set, from C or from zero, to C.
+ * `after` is the place of the tile that follows, or NULL, where no place is worth a fetch. */
+void VARIANT(gemm_place)(const struct gemm *g, struct gemm_tile *tile, const struct place *at,
+                         const struct place *after, bool from_c, bool end);
 
 /* Rows [row, row + rows), steps [first, first + steps) of A in fp32 or pairs; a pair beyond the
  * depth is half zero. A by rows: row r, step i to r * pitch + i. A by columns, rows <= GEMM_ROWS:

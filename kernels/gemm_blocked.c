@@ -8,38 +8,38 @@ struct block {
     float *sums; /* where they wait for the next block of depth, or NULL: in C */
 };
 
-/* Brings a tile's place in C near: a store to a line far away holds up those behind it. */
-static void fetch_c(const struct gemm *g, int64_t row, int rows, int64_t panel, int panels) {
-    if (panel * 16 >= g->cols) return;
-    const char *c = g->c;
-    int64_t element = g->c_bf16 ? 2 : 4;
-    for (int r = 0; r < rows; r++)
-        for (int p = 0; p < panels; p++)
-            __builtin_prefetch(c + (g->c_panels ? (panel + p) * g->c_stride + (row + r) * 16
-                                                : (row + r) * g->c_stride + (panel + p) * 16) *
-                                       element,
-                               1);
-}
-
 /* Lets the tiles of a strip fetch the next strip of A while they compute. */
 static void fetch_a(struct gemm_tile *tile, const struct product *p, const struct block *b,
                     int64_t row, int turn) {
     const struct operand *a = &p->g.a;
     int64_t element = a->bf16 ? 2 : 4, deep = p->pairs ? 2 : 1, next = row + GEMM_ROWS;
-    tile->next = (const char *)tile->a; /* is there already */
-    tile->next_panel = tile->next_step = 0;
+    tile->next = (struct gemm_lines){(const char *)tile->a, 0, 0}; /* is there already */
     if (next >= b->row + b->rows) return;
     if (a->order == OPERAND_COLUMNS && turn == 0) {
         int64_t end = next + 15; /* the line that this strip does not touch */
-        tile->next = (const char *)a->data + (b->first * deep * a->stride + end) * element;
-        tile->next_step = deep * a->stride * element;
-        tile->next_panel = deep == 2 ? a->stride * element : 0;
+        tile->next.at = (const char *)a->data + (b->first * deep * a->stride + end) * element;
+        tile->next.step = deep * a->stride * element;
+        tile->next.panel = deep == 2 ? a->stride * element : 0;
     } else if (a->order == OPERAND_ROWS && turn < GEMM_ROWS / 2) {
-        tile->next =
+        tile->next.at =
             (const char *)a->data + ((next + 2 * turn) * a->stride + b->first * deep) * element;
-        tile->next_step = deep * element;
-        tile->next_panel = a->stride * element;
+        tile->next.step = deep * element;
+        tile->next.panel = a->stride * element;
     }
+}
+
+/* A tile whose sums wait for the next block of depth. */
+static void waiting_run(const struct block *b, struct gemm_tile *tile, int64_t row, int64_t panel,
+                        bool load) {
+    tile->load = load;
+    tile->c = b->sums + (panel * b->rows + row - b->row) * 16;
+    tile->c_row = 16;
+    tile->c_panel = b->rows * 16;
+    tile->near_end = true;
+    tile->here = (struct gemm_lines){(const char *)tile->c, tile->c_panel * 4, tile->c_row * 4};
+    tile->after = tile->here;
+    tile->after.at += tile->panels * tile->after.panel;
+    VARIANT(gemm_micro)(tile);
 }
 
 /* A strip of A against the panels of the block. */
@@ -54,16 +54,13 @@ static void strip_run(const struct product *p, const struct block *b, struct gem
         tile.b = (const char *)(scratch->b + i * b->steps * 16);
         fetch_a(&tile, p, b, row, turn);
         if (b->sums) {
-            tile.load = from_c;
-            tile.c = b->sums + (i * b->rows + row - b->row) * 16;
-            tile.c_row = 16;
-            tile.c_panel = b->rows * 16;
-            VARIANT(gemm_micro)(&tile);
+            waiting_run(b, &tile, row, i, from_c);
             continue;
         }
-        /* what a tile loads at once must be fetched by the one before it */
-        fetch_c(g, row, tile.rows, b->panel + i + (from_c ? tile.panels : 0), tile.panels);
-        VARIANT(gemm_place)(g, &tile, row, b->panel + i, from_c, last);
+        bool ends = i + tile.panels == b->panels;
+        struct place at = {row, b->panel + i}, after = {row, b->panel + i + tile.panels};
+        if (ends) after = (struct place){min_i64(row + GEMM_ROWS, g->rows - 1), b->panel};
+        VARIANT(gemm_place)(g, &tile, &at, &after, from_c, last);
     }
 }
 
@@ -89,12 +86,15 @@ static void block_run(const struct product *p, const struct block *b, struct scr
 
 void VARIANT(gemm_blocked)(const struct product *p, const struct part *part,
                            struct scratch *scratch) {
-    bool wait = p->g.c_bf16 && p->steps > STRIP_STEPS; /* only fp32 holds them exactly */
+    int64_t unit = panel_unit_of(&p->g.b), rows = part->rows, most = NEAR_STEPS, chunk = 16;
+    if (unit > 2) most = FLOATS_B / (unit * 16) / 16 * 16;
+    if (p->g.b.quantized && unit == 2) { /* chunks of the depth */
+        most = STRIP_STEPS;
+        chunk = QUANTIZED_CHUNK;
+    }
+    int64_t steps = even_piece(p->steps, most, chunk);
+    bool wait = p->g.c_bf16 && p->steps > steps; /* only fp32 holds them exactly */
     struct block b = {.sums = wait ? scratch->c : NULL};
-    int64_t unit = panel_unit_of(&p->g.b), rows = part->rows;
-    bool chunks = p->g.b.quantized && unit == 2; /* of the depth */
-    int64_t steps = even_piece(p->steps, unit == 2 ? STRIP_STEPS : FLOATS_B / (unit * 16) / 16 * 16,
-                               chunks ? QUANTIZED_CHUNK : 16);
     int64_t panels = even_piece(part->panels, FLOATS_B / (steps * 16) / unit * unit, unit);
     if (wait) rows = even_piece(rows, FLOATS_C / (panels * 16) / GEMM_ROWS * GEMM_ROWS, GEMM_ROWS);
     for (int64_t r = 0; r < part->rows; r += rows) {

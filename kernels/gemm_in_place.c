@@ -5,7 +5,7 @@
 #include <assert.h>
 
 enum {
-    L1_STEPS = 256,     /* of a pair of panels that stay in the L1 cache while strips pass */
+    PAIR_STEPS = 768,   /* of a pair of panels that stay in the L2 cache while strips pass */
     AHEAD_BYTES = 2048, /* enough for a load from memory at one core's share of its bandwidth */
     GROUP_PANELS = 8,   /* whose sums are written together, in runs of lines */
 };
@@ -33,9 +33,7 @@ static struct gemm_tile tile_of(const struct product *p, const struct walk *w, c
                               .a_row = w->piece_steps + SPILL,
                               .b = panels + w->first * line,
                               .b_panel = b_panel,
-                              .next = panels + w->first * line + AHEAD_BYTES,
-                              .next_panel = b_panel,
-                              .next_step = GEMM_LINE};
+                              .next = {panels + w->first * line + AHEAD_BYTES, b_panel, GEMM_LINE}};
 }
 
 /* One strip, all of the depth at once: straight to C. */
@@ -50,8 +48,8 @@ static void one_strip_run(const struct product *p, const struct part *part, stru
         struct gemm_tile tile = tile_of(p, &w, &next);
         tile.rows = (int)part->rows;
         tile.a = a;
-        VARIANT(gemm_place)
-        (&p->g, &tile, part->row, w.panel, p->g.accumulate, true);
+        struct place at = {part->row, w.panel};
+        VARIANT(gemm_place)(&p->g, &tile, &at, NULL, p->g.accumulate, true);
     }
 }
 
@@ -63,12 +61,16 @@ static void strips_run(const struct product *p, const struct part *part, const s
     tile.c_row = 16;
     tile.c_panel = sums->rows * 16;
     tile.load = load;
+    tile.near_end = true;
+    tile.here = tile.after = (struct gemm_lines){NULL, tile.c_panel * 4, tile.c_row * 4};
     for (int64_t r = 0; r < part->rows; r += strip) {
         tile.rows = (int)min_i64(strip, part->rows - r);
         tile.a = a + r * tile.a_row + w->first - w->piece;
         tile.c = sums->at + r * 16;
+        tile.here.at = (const char *)tile.c;
+        tile.after.at = (const char *)(tile.c + strip * 16);
         VARIANT(gemm_micro)(&tile);
-        tile.next = next; /* the first strip fetches its own, the others what follows */
+        tile.next.at = next; /* the first strip fetches its own, the others what follows */
     }
 }
 
@@ -79,7 +81,7 @@ static void group_run(const struct product *p, const struct part *part, struct w
     for (; w.panel < end; w.panel += w.panels) {
         w.panels = end - w.panel >= wide ? wide : 1;
         for (w.first = w.piece; w.first < w.piece + w.piece_steps; w.first += w.steps) {
-            w.steps = min_i64(L1_STEPS, w.piece + w.piece_steps - w.first);
+            w.steps = min_i64(PAIR_STEPS, w.piece + w.piece_steps - w.first);
             strips_run(p, part, &w, strip, a, &sums, load || w.first > w.piece);
         }
         sums.at += w.panels * sums.rows * 16;

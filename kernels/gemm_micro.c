@@ -13,6 +13,9 @@ struct rows_of_a {
     int64_t row;
 };
 
+/* Keeps a walking address in one register: the compiler would hold all places that it comes by. */
+#define ONE_ADDRESS(pointer) __asm__("" : "+r"(pointer))
+
 static inline __attribute__((always_inline)) float entry(const struct rows_of_a *a,
                                                          const bool apart, int r, int i, int rows) {
     return apart ? a->base[r / 3][r % 3 * a->row + i] : a->base[0][i * rows + r];
@@ -34,47 +37,89 @@ static inline __attribute__((always_inline)) void multiply(const int rows, const
     }
 }
 
+/* The sums of a tile, from or to `c`. */
+static inline __attribute__((always_inline)) void sums_load(const int rows, const int panels,
+                                                            v16 sum[GEMM_ROWS][GEMM_PANELS],
+                                                            const struct gemm_tile *tile) {
+    const float *c = tile->c;
+    const int64_t c_panel = tile->c_panel, c_row = tile->c_row;
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++, c += c_row) {
+        ONE_ADDRESS(c);
+#pragma GCC unroll 4
+        for (int p = 0; p < panels; p++) sum[r][p] = v16_load(c + p * c_panel);
+    }
+}
+
+static inline __attribute__((always_inline)) void sums_store(const int rows, const int panels,
+                                                             v16 sum[GEMM_ROWS][GEMM_PANELS],
+                                                             const struct gemm_tile *tile) {
+    float *c = tile->c;
+    const int64_t c_panel = tile->c_panel, c_row = tile->c_row;
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++, c += c_row) {
+        ONE_ADDRESS(c);
+#pragma GCC unroll 4
+        for (int p = 0; p < panels; p++) v16_store(c + p * c_panel, sum[r][p]);
+    }
+}
+
+/* What a tile fetches, and for how many entries of A. */
+struct phase {
+    int64_t entries;
+    struct gemm_lines lines;
+};
+enum { PHASES = 3 };
+
+static inline void phases_of(struct phase phases[PHASES], const struct gemm_tile *tile,
+                             int64_t few) {
+    int64_t main = (tile->depth - 2 * few) / 2 * 2; /* even: TILE_WIDE takes two entries a step */
+    bool near_end = tile->near_end && main > 0;
+    phases[0] = (struct phase){near_end ? main : tile->depth, tile->next};
+    phases[1] = (struct phase){near_end ? few : 0, tile->here};
+    phases[2] = (struct phase){near_end ? tile->depth - main - few : 0, tile->after};
+}
+
 static inline __attribute__((always_inline)) void tile_body(const int rows, const int panels,
                                                             const enum tile_kind kind,
                                                             const bool apart,
                                                             const struct gemm_tile *tile) {
-    v16 sum[GEMM_ROWS][GEMM_PANELS];
-    float *c = tile->c;
-    const int64_t c_panel = tile->c_panel, c_row = tile->c_row, b_panel = tile->b_panel;
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++) {
-#pragma GCC unroll 4
-        for (int p = 0; p < panels; p++)
-            sum[r][p] = tile->load ? v16_load(c + p * c_panel + r * c_row) : v16_zero();
-    }
+    v16 sum[GEMM_ROWS][GEMM_PANELS] = {0};
+    if (tile->load) sums_load(rows, panels, sum, tile);
     struct rows_of_a a = {.row = tile->a_row};
 #pragma GCC unroll 4
     for (int i = 0; i < BASES; i++) a.base[i] = tile->a + 3 * i * tile->a_row;
-    const char *line = tile->b, *next = tile->next;
+    const char *line = tile->b;
+    const int64_t b_panel = tile->b_panel;
     const int entries = kind == TILE_WIDE ? 2 : 1; /* of A, a step of B */
-    for (int64_t d = tile->depth; d > 0; d -= entries) {
-        v16 b[GEMM_PANELS], odd[GEMM_PANELS];
+    struct phase phases[PHASES];
+    phases_of(phases, tile, rows * entries);
+    /* volatile: general registers are few, and GCC would keep these in vector registers, from where
+     * every step would move them back in the multipliers' time */
+    const volatile struct phase *phase = phases;
+#pragma GCC unroll 1
+    for (int i = 0; i < PHASES; i++, phase++) {
+        const char *fetch = phase->lines.at;
+        for (int64_t d = phase->entries; d > 0; d -= entries) {
+            v16 b[GEMM_PANELS], odd[GEMM_PANELS];
 #pragma GCC unroll 4
-        for (int p = 0; p < panels; p++) {
-            b[p] = v16_load((const float *)(const void *)(line + p * b_panel));
-            if (kind == TILE_WIDE) {
-                odd[p] = v16_odd_bf16(b[p]);
-                b[p] = v16_even_bf16(b[p]);
+            for (int p = 0; p < panels; p++) {
+                b[p] = v16_load((const float *)(const void *)(line + p * b_panel));
+                if (kind == TILE_WIDE) {
+                    odd[p] = v16_odd_bf16(b[p]);
+                    b[p] = v16_even_bf16(b[p]);
+                }
+                _mm_prefetch(p ? fetch + p * phase->lines.panel : fetch, _MM_HINT_T0);
             }
-            _mm_prefetch(next + p * tile->next_panel, _MM_HINT_T0);
+            multiply(rows, panels, apart, kind == TILE_PAIRS, sum, &a, 0, b);
+            if (kind == TILE_WIDE && d > 1) multiply(rows, panels, apart, false, sum, &a, 1, odd);
+#pragma GCC unroll 4
+            for (int j = 0; j < BASES; j++) a.base[j] += apart ? entries : entries * rows;
+            line += GEMM_LINE;
+            fetch += phase->lines.step;
         }
-        multiply(rows, panels, apart, kind == TILE_PAIRS, sum, &a, 0, b);
-        if (kind == TILE_WIDE && d > 1) multiply(rows, panels, apart, false, sum, &a, 1, odd);
-#pragma GCC unroll 4
-        for (int i = 0; i < BASES; i++) a.base[i] += apart ? entries : entries * rows;
-        line += GEMM_LINE;
-        next += tile->next_step;
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; r++) {
-#pragma GCC unroll 4
-        for (int p = 0; p < panels; p++) v16_store(c + p * c_panel + r * c_row, sum[r][p]);
-    }
+    sums_store(rows, panels, sum, tile);
 }
 
 static inline __attribute__((always_inline)) void tile_of(const int panels,

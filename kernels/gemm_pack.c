@@ -143,12 +143,18 @@ static void pack_panel(float *to, const struct product *p, int64_t panel, int64_
     }
 }
 
+/* The same columns of the sixteen rows that are read next. */
+static inline void fetch_block(const void *from, int lines) {
+    for (int i = 0; i < lines; i++) __builtin_prefetch((const char *)from + i * GEMM_LINE);
+}
+
 /* Sixteen columns of a weight, f .. f + 15, over the sixteen rows of its panel d / 16, as fp32
  * lines: to [16 rows][16 columns]. */
 static void across_f32(float *to, const struct operand *b, int64_t f, int64_t d) {
     v16 lines[16]; /* [column][row] */
     if (b->bf16) {
         const uint16_t *from = (const uint16_t *)b->data + d / 16 * b->stride + f * 16;
+        fetch_block(from + b->stride, 8);
         for (int i = 0; i < 16; i += 2) {
             v16 pairs = v16_load((const float *)(const void *)(from + i * 16));
             lines[i] = v16_even_bf16(pairs);
@@ -156,6 +162,7 @@ static void across_f32(float *to, const struct operand *b, int64_t f, int64_t d)
         }
     } else {
         const float *from = (const float *)b->data + d / 16 * b->stride + f * 16;
+        fetch_block(from + b->stride, 16);
         for (int i = 0; i < 16; i++) lines[i] = v16_load(from + i * 16);
     }
     v16_transpose(lines);
@@ -171,6 +178,7 @@ static void across_pairs(float *to, const struct operand *b, int64_t f, int64_t 
     const __m512i swap =
         _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
     __m512i line[8], pair[8], four[8];
+    fetch_block(from + b->stride, 8);
     for (int i = 0; i < 8; i++)
         line[i] = _mm512_shuffle_epi8(_mm512_loadu_si512(from + i * 32), swap);
     for (int i = 0; i < 8; i += 2) {

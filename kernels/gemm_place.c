@@ -62,12 +62,26 @@ void VARIANT(gemm_write_c)(const struct gemm *g, const struct sums *from,
     }
 }
 
-void VARIANT(gemm_place)(const struct gemm *g, struct gemm_tile *tile, int64_t row, int64_t panel,
-                         bool from_c, bool end) {
-    bool whole = (panel + tile->panels) * 16 <= g->cols;
+/* A place in C, for a tile to fetch. */
+static struct gemm_lines lines_at(const struct gemm *g, const struct place *place) {
+    int64_t element = g->c_bf16 ? 2 : 4;
+    int64_t at = c_at(g, place->row, place->panel * 16);
+    return (struct gemm_lines){.at = (const char *)g->c + at * element,
+                               .panel = (g->c_panels ? g->c_stride : 16) * element,
+                               .step = (g->c_panels ? 16 : g->c_stride) * element};
+}
+
+void VARIANT(gemm_place)(const struct gemm *g, struct gemm_tile *tile, const struct place *at,
+                         const struct place *after, bool from_c, bool end) {
+    bool whole = (at->panel + tile->panels) * 16 <= g->cols;
+    tile->near_end = after != NULL;
+    if (after) {
+        tile->here = lines_at(g, at);
+        tile->after = lines_at(g, after);
+    }
     tile->load = from_c;
     if (!g->c_bf16 && whole && !(g->bias && end)) {
-        tile->c = (float *)g->c + c_at(g, row, panel * 16);
+        tile->c = (float *)g->c + c_at(g, at->row, at->panel * 16);
         tile->c_row = g->c_panels ? 16 : g->c_stride;
         tile->c_panel = g->c_panels ? g->c_stride : 16;
         VARIANT(gemm_micro)(tile);
@@ -75,7 +89,7 @@ void VARIANT(gemm_place)(const struct gemm *g, struct gemm_tile *tile, int64_t r
     }
     alignas(64) float local[GEMM_ROWS * GEMM_PANELS * 16];
     const struct sums sums = {local, tile->rows};
-    const struct region region = {row, tile->rows, panel, tile->panels};
+    const struct region region = {at->row, tile->rows, at->panel, tile->panels};
     tile->c = local;
     tile->c_row = 16;
     tile->c_panel = tile->rows * 16;
