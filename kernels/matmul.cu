@@ -1,9 +1,10 @@
 /* The matrix products of a GPU: which kernel takes which operands.
  *
- * bf16 activations with a bf16 weight, and the gradients of bf16 activations, go to tensor cores;
- * whatever has an fp32 operand is a chain of fused multiply-adds. A quantized weight is widened to
- * act's type in a workspace, a piece at a time, so that the product of each piece has the bits of
- * the whole; few rows of bf16 go to the fused kernel instead. */
+ * bf16 activations with a bf16 weight, and the gradients of bf16 activations, go to tensor cores
+ * (the gradients through cuBLASLt where it is there, by our own kernel elsewhere); whatever has an
+ * fp32 operand is a chain of fused multiply-adds. A quantized weight is widened to act's type in a
+ * workspace, a piece at a time, so that the product of each piece has the bits of the whole; few
+ * rows of bf16 go to the fused kernel instead. */
 #include "kernels/gpu/cuda_ops.h"
 #include "kernels/gpu/launch.h"
 #include "kernels/product_cuda.h"
@@ -28,6 +29,15 @@ static void product_run(struct stream *s, const char *op, const struct cuda_prod
         product_tensor_cuda(s, op, p);
     else
         product_chain_cuda(s, op, p);
+}
+
+/* A gradient, whose order of sums is free. */
+static void gradient_run(struct stream *s, const char *op, const struct cuda_product *p) {
+    if (product_tensor_takes(p) && !s->own_products) {
+        if (!s->products) s->products = product_library_open();
+        if (product_library_cuda(s, op, p)) return;
+    }
+    product_run(s, op, p);
 }
 
 /* How many of `unit`s of `extent` fit into a workspace where one takes `bytes`; at least one. */
@@ -72,7 +82,7 @@ static void backward_quantized(struct stream *s, const struct cuda_product *p,
         q.b = operand(values, cols, BY_DEPTH, bf16);
         q.c = (char *)p->c + col * element;
         q.n = cols;
-        product_run(s, "matmul_backward_input", &q);
+        gradient_run(s, "matmul_backward_input", &q);
     }
 }
 
@@ -148,7 +158,7 @@ static void matmul_backward_input(struct stream *s, const struct matmul_backward
     }
     assert(layout_is_rows(w->layout));
     p.b = operand(w->data, w->cols, BY_DEPTH, layout_is_bf16(w->layout));
-    product_run(s, "matmul_backward_input", &p);
+    gradient_run(s, "matmul_backward_input", &p);
 }
 
 template <class A>
@@ -165,7 +175,7 @@ static void matmul_backward_weight(struct stream *s,
     p.k = args->tokens;
     p.c_stride = dw->cols;
     p.accumulate = true;
-    if (p.k > 0) product_run(s, "matmul_backward_weight", &p);
+    if (p.k > 0) gradient_run(s, "matmul_backward_weight", &p);
 }
 
 template <class A>

@@ -38,6 +38,17 @@ bool product_tensor_takes(const struct cuda_product *p);
 void product_tensor_cuda(struct stream *s, const char *op, const struct cuda_product *p);
 void product_chain_cuda(struct stream *s, const char *op, const struct cuda_product *p);
 
+/* cuBLASLt, for gradients: its sums may run in any order, the same from run to run with one version
+ * of the library on one kind of GPU. An algorithm is chosen when a shape is met first, by the
+ * library's own estimate, never one that adds by atomics. open() returns NULL when memory is out,
+ * and where there is no library, or no room for its workspace, one that takes nothing. */
+struct product_library *product_library_open(void);
+void product_library_close(struct product_library *library);
+
+/* False, and nothing is done, where the library can't compute it; bf16 operands, no bias. Uses what
+ * s->products holds. */
+bool product_library_cuda(struct stream *s, const char *op, const struct cuda_product *p);
+
 /* Where large tiles begin to pay: enough of them for every multiprocessor; and how much of a
  * quantized weight is widened at once. The emulator takes small ones, so that its small matrices
  * meet every tile and several pieces. */

@@ -82,6 +82,7 @@ static void run_backward_input(struct gpu_case *c, void *context) {
     (void)context;
     struct shape shape = random_shape(c);
     struct weight w = random_weight(c, shape), device = on_device(c, &w);
+    c->stream.own_products = c->number % 3 != 0;
     void *dy = gpu_act(c, (size_t)(shape.tokens * shape.rows), 1.0f);
     void *dx = gpu_act(c, (size_t)(shape.tokens * shape.cols), 1.0f);
     struct matmul_backward_input_args host = {dx, dy, &w, shape.tokens, c->number % 2};
@@ -98,6 +99,7 @@ static void run_backward_input(struct gpu_case *c, void *context) {
 static void run_backward_weight(struct gpu_case *c, void *context) {
     (void)context;
     struct shape shape = random_shape(c);
+    c->stream.own_products = c->number % 3 != 0;
     void *dy = gpu_act(c, (size_t)(shape.tokens * shape.rows), 1.0f);
     void *x = gpu_act(c, (size_t)(shape.tokens * shape.cols), 1.0f);
     float *dw = gpu_f32(c, (size_t)(shape.rows * shape.cols), 1.0f);

@@ -120,6 +120,7 @@ static void check_backward(struct gpu_case *c, const struct twins *t, int64_t to
 /* Every type twice: a chunk of columns and several; a part of a panel and pieces of a workspace. */
 static void run_type(struct gpu_case *c, void *context) {
     (void)context;
+    c->stream.own_products = true;
     enum dtype type = types[c->number % TYPES];
     int64_t block = type == DTYPE_COUNT ? 1 : dtype_info(type)->block_elements;
     bool several = c->number >= TYPES;

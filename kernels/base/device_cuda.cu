@@ -1,5 +1,6 @@
 /* A GPU as a device: memory and streams through CUDA's runtime. */
 #include "kernels/gpu/launch.h"
+#include "kernels/product_cuda.h"
 
 #include <cuda_runtime.h>
 
@@ -44,6 +45,7 @@ static void *scratch(struct stream *stream, size_t bytes) {
 }
 
 static void close_stream(struct stream *stream) {
+    product_library_close(stream->products);
     cudaFree(stream->scratch);
     cudaStreamDestroy((cudaStream_t)stream->device);
 }

@@ -6,6 +6,7 @@
 
 #include "kernels/base/status.h"
 #include "kernels/base/where.h"
+#include <stdbool.h>
 #include <stddef.h>
 
 struct stream;
@@ -29,6 +30,8 @@ struct stream {
     const struct stream_calls *calls; /* NULL on a CPU */
     void *scratch;                    /* device_scratch's */
     size_t scratch_bytes;
+    struct product_library *products; /* cuBLASLt, from a GPU's first gradient on */
+    bool own_products;                /* gradients by our kernels alone; the caller's to set */
 };
 
 /* What is computed from here on; the microbatch stays. */
