@@ -70,6 +70,13 @@ if(STRATA_FUZZ OR STRATA_SANITIZE STREQUAL "thread")
   set(STRATA_EMULATION OFF)
 endif()
 
+# What .cu files are compiled with for it: the compiler's calls at each access, which the emulator
+# defines itself (kernels/emulation/access.h), so not beside AddressSanitizer.
+set(strata_emulated_options -Wno-unknown-pragmas)
+if(NOT STRATA_SANITIZE)
+  list(APPEND strata_emulated_options -fsanitize=thread --param=tsan-instrument-func-entry-exit=0)
+endif()
+
 # What a target of .cu files is compiled with by nvcc: no contraction, as everywhere; code for compute
 # capability 8.0 and 9.0, and PTX of 8.0 for what else is up from there. A target of files that need
 # 9.0 (TMA, wgmma) has that code alone. cubins/ keeps what tests/gpu_gate.py looks at.

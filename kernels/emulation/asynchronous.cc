@@ -87,6 +87,7 @@ static void publish(struct cta *cta, struct thread *thread) {
 
 void async_wrote(struct cta *cta, uint32_t offset, uint32_t bytes) {
     struct asynchronous *record = cta->asynchronous;
+    access_by_hardware(cta, cta->dynamic + offset, bytes);
     memcpy(record->seen.data() + offset, cta->dynamic + offset, bytes);
     std::fill_n(record->writer.begin() + offset / UNIT, bytes / UNIT, (uint16_t)WRITER_NONE);
 }

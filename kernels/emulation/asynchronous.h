@@ -9,6 +9,7 @@
 #ifndef STRATA_KERNELS_EMULATION_ASYNCHRONOUS_H
 #define STRATA_KERNELS_EMULATION_ASYNCHRONOUS_H
 
+#include "kernels/emulation/access.h"
 #include "kernels/emulation/machine.h"
 #include "kernels/gpu/hopper.h"
 #include "kernels/gpu/wgmma.h"
@@ -46,6 +47,7 @@ struct mbarrier_state {
     bool remote; /* other CTAs have arrived */
     bool unseen; /* bytes came in the last phase, and nobody waited for it */
     std::vector<struct thread *> waiting;
+    struct knowledge known; /* of those that arrived */
 };
 
 /* ---- bulk and tensor copies ---- */

@@ -88,6 +88,7 @@ void gpu_cluster_arrive(const char *file, int line) {
     self->at = {"gpu_cluster_arrive", file, line};
     if (work->cluster_arrived != work->cluster_waited)
         fail("the thread came to the cluster's barrier already, and has not waited");
+    order_release(access_cluster());
     work->cluster_arrived++;
     note_progress();
 }
@@ -99,6 +100,7 @@ void gpu_cluster_wait(const char *file, int line) {
     if (work->cluster_arrived == work->cluster_waited)
         fail("the thread waits at the cluster's barrier, where it has not come");
     while (!everyone_arrived(work->cluster_arrived)) spin_at(place);
+    order_acquire(access_cluster());
     work->cluster_waited++;
 }
 

@@ -2,6 +2,10 @@
 
 namespace emulation {
 
+void fence(void) {
+    self->fenced = true;
+}
+
 static void exchange(void *const *arguments, uint32_t mask) {
     uint64_t values[WARP];
     for (uint32_t rest = mask; rest; rest &= rest - 1) {

@@ -9,7 +9,7 @@
 #ifndef STRATA_KERNELS_EMULATION_CUDA_RUNTIME_H
 #define STRATA_KERNELS_EMULATION_CUDA_RUNTIME_H
 
-#include <functional>
+#include <memory>
 #include <stddef.h>
 #include <stdint.h>
 #include <tuple>
@@ -146,25 +146,44 @@ cudaError_t cudaFuncSetAttribute(T *function, enum cudaFuncAttribute attribute, 
 void emulation_name_op(const char *op);
 /* Refuses, with a message, an argument that points to the host's own memory. */
 void emulation_check_argument(int number, const void *pointer);
+/* What one thread does: invoke(arguments), whose bytes it may read. */
+struct emulation_call {
+    void (*invoke)(const void *arguments);
+    std::shared_ptr<const void> arguments;
+    size_t bytes;
+};
 cudaError_t emulation_launch(const struct cudaLaunchConfig_t *config, const void *function,
-                             std::function<void(void)> call);
+                             struct emulation_call call);
 
 template <class T> void emulation_check_value(int number, const T &value) {
     if constexpr (std::is_pointer_v<T>) emulation_check_argument(number, (const void *)value);
     (void)number, (void)value;
 }
 
+template <class... P> struct emulation_arguments {
+    void (*kernel)(P...);
+    std::tuple<std::remove_cv_t<P>...> values;
+
+    static void invoke(const void *arguments) {
+        const struct emulation_arguments *mine = (const struct emulation_arguments *)arguments;
+        std::apply(mine->kernel, mine->values);
+    }
+};
+
 template <class... P, class... Q>
 cudaError_t cudaLaunchKernelEx(const struct cudaLaunchConfig_t *config, void (*kernel)(P...),
-                               Q &&...arguments) {
-    std::tuple<std::remove_cv_t<P>...> values(std::forward<Q>(arguments)...);
+                               Q &&...given) {
+    typedef struct emulation_arguments<P...> arguments;
+    auto held = std::make_shared<arguments>(
+        arguments{kernel, std::tuple<std::remove_cv_t<P>...>(std::forward<Q>(given)...)});
     std::apply(
         [](const auto &...value) {
             int number = 0;
             (emulation_check_value(++number, value), ...);
         },
-        values);
-    return emulation_launch(config, (const void *)kernel, [=] { std::apply(kernel, values); });
+        held->values);
+    return emulation_launch(config, (const void *)kernel,
+                            {arguments::invoke, held, sizeof(arguments)});
 }
 
 #endif

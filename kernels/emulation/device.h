@@ -2,6 +2,7 @@
 #ifndef STRATA_KERNELS_EMULATION_DEVICE_H
 #define STRATA_KERNELS_EMULATION_DEVICE_H
 
+#include "kernels/emulation/access.h"
 #include "kernels/emulation/cuda_runtime.h"
 #include "kernels/emulation/machine.h"
 #include <math.h>
@@ -15,9 +16,12 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 
-#define threadIdx (emulation::self->index)
-#define blockIdx (emulation::self->cta->index)
+#define threadIdx (emulation::place_now.thread)
+#define blockIdx (emulation::place_now.block)
 extern __thread struct uint3 blockDim, gridDim;
+
+/* A function whose own loads and stores are not the kernel's (access.h). */
+#define EMULATION_UNSEEN __attribute__((no_sanitize("thread")))
 
 /* The caller's file and line, as defaults of a function's last two parameters. */
 #define EMULATION_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
@@ -75,28 +79,28 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, EMULATION_CALLER) {
 
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32, EMULATION_CALLER) {
-    int base = emulation::self->lane & ~(width - 1);
+    int base = emulation::place_now.lane & ~(width - 1);
     return emulation::shuffle_from("__shfl_sync", mask, value, base + (source & (width - 1)), file,
                                    line);
 }
 
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, EMULATION_CALLER) {
-    int lane = emulation::self->lane, source = lane ^ lanes;
+    int lane = emulation::place_now.lane, source = lane ^ lanes;
     if (source / width > lane / width) source = lane;
     return emulation::shuffle_from("__shfl_xor_sync", mask, value, source, file, line);
 }
 
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 32, EMULATION_CALLER) {
-    int lane = emulation::self->lane, source = lane - (int)by;
+    int lane = emulation::place_now.lane, source = lane - (int)by;
     if (source < (lane & ~(width - 1))) source = lane;
     return emulation::shuffle_from("__shfl_up_sync", mask, value, source, file, line);
 }
 
 template <class T>
 T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32, EMULATION_CALLER) {
-    int lane = emulation::self->lane, source = lane + (int)by;
+    int lane = emulation::place_now.lane, source = lane + (int)by;
     if (source >= (lane & ~(width - 1)) + width) source = lane;
     return emulation::shuffle_from("__shfl_down_sync", mask, value, source, file, line);
 }
@@ -113,10 +117,6 @@ inline int __all_sync(unsigned mask, int vote, EMULATION_CALLER) {
     return emulation::ballot("__all_sync", mask, vote != 0, file, line) == mask;
 }
 
-inline unsigned __activemask(void) {
-    return emulation::self->warp->live;
-}
-
 /* ---- atomics, fences ----
  * Threads change at waits alone, so an atomic is a plain operation at which another thread may be
  * chosen before. One that changes nothing is a look at memory that others change: its thread lets
@@ -124,9 +124,12 @@ inline unsigned __activemask(void) {
 
 namespace emulation {
 
+void fence(void); /* the running thread's */
+
 template <class T, class F>
-T atomic(const char *name, T *address, F change, const char *file, int line) {
+EMULATION_UNSEEN T atomic(const char *name, T *address, F change, const char *file, int line) {
     maybe_switch({name, file, line});
+    access_atomic(address, sizeof *address, ATOMIC_CHANGE);
     T old = *address, value = change(old);
     if (memcmp(&old, &value, sizeof old) != 0) {
         *address = value;
@@ -175,22 +178,28 @@ inline unsigned atomicInc(unsigned *address, unsigned limit, EMULATION_CALLER) {
         "atomicInc", address, [=](unsigned old) { return old >= limit ? 0 : old + 1; }, file, line);
 }
 
-inline void __threadfence(void) {}
-inline void __threadfence_block(void) {}
-inline void __threadfence_system(void) {}
+inline void __threadfence(void) {
+    emulation::fence();
+}
+inline void __threadfence_system(void) {
+    emulation::fence();
+}
 
 inline void __nanosleep(unsigned, EMULATION_CALLER) {
     emulation::spin_at({"__nanosleep", file, line});
 }
 
 /* For a flag that another CTA raises: a look that sees all that was stored before the flag. */
-template <class T> T gpu_load_acquire(const T *address, EMULATION_CALLER) {
+template <class T> EMULATION_UNSEEN T gpu_load_acquire(const T *address, EMULATION_CALLER) {
     emulation::spin_at({"gpu_load_acquire", file, line});
+    emulation::access_atomic(address, sizeof *address, emulation::ATOMIC_LOOK);
     return *address;
 }
 
-template <class T> void gpu_store_release(T *address, T value, EMULATION_CALLER) {
+template <class T>
+EMULATION_UNSEEN void gpu_store_release(T *address, T value, EMULATION_CALLER) {
     emulation::maybe_switch({"gpu_store_release", file, line});
+    emulation::access_atomic(address, sizeof *address, emulation::ATOMIC_RELEASE);
     *address = value;
     emulation::note_progress();
 }

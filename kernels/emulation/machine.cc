@@ -1,3 +1,4 @@
+#include "kernels/emulation/access.h"
 #include "kernels/emulation/device.h"
 
 #include <algorithm>
@@ -10,6 +11,7 @@ __thread struct uint3 blockDim, gridDim;
 namespace emulation {
 
 __thread struct thread *self;
+__thread struct now place_now;
 
 enum { RESIDENT_THREADS = 2048, RESIDENT_CTAS = 8, MOST_IDLE_ROUNDS = 1000 };
 
@@ -19,6 +21,7 @@ static struct machine {
     struct schedule schedule;
     uint64_t random;
     uint64_t next_cta, ctas; /* of the grid */
+    uint64_t next_serial = 1;
     std::vector<struct cta *> slots;
     std::vector<struct warp *> warps; /* of the running CTAs */
     size_t cursor;                    /* the warp whose turn it is, and its lanes yet to run */
@@ -63,7 +66,7 @@ static void leave(void) {
 
 static void entry(void) {
     fiber_arrive(&self->fiber);
-    machine.launch->call();
+    machine.launch->invoke(machine.launch->arguments);
     self->state = THREAD_ENDED;
     leave();
     abort();
@@ -158,13 +161,18 @@ static void start_cta(struct cta *cta) {
     uint64_t number = machine.next_cta++;
     grow_cta(cta, launch->threads);
     cta->number = number;
+    cta->serial = launch->first_serial + number;
     cta->index = {(unsigned)(number % launch->grid.x),
                   (unsigned)(number / launch->grid.x % launch->grid.y),
                   (unsigned)(number / launch->grid.x / launch->grid.y)};
     cta->threads = cta->live = launch->threads;
     cta->warps = (launch->threads + WARP - 1) / WARP;
     cta->running = true;
-    for (struct barrier &barrier : cta->barriers) barrier.arrived = 0, barrier.waiting.clear();
+    for (struct barrier &barrier : cta->barriers) {
+        barrier.arrived = 0;
+        barrier.waiting.clear();
+        barrier.known.blocks.clear();
+    }
     shared_reset(cta, launch->dynamic_bytes);
     asynchronous_start(cta);
     for (int i = 0; i < cta->warps; i++) {
@@ -185,6 +193,7 @@ static void start_cta(struct cta *cta) {
         thread->at = {"the kernel's first lines", nullptr, 0};
         fiber_prepare(&thread->fiber, entry);
     }
+    order_start(cta);
 }
 
 struct cta *cluster_of(const struct cta *cta, uint32_t rank) {
@@ -307,7 +316,7 @@ static void stir(void) {
     for (struct warp *warp : machine.warps) warp->ready |= warp->spins, warp->spins = 0;
 }
 
-void run_grid(const struct launch *launch, struct schedule schedule) {
+void run_grid(struct launch *launch, struct schedule schedule) {
     machine.launch = launch;
     blockDim = {(unsigned)launch->threads, 1, 1};
     gridDim = {launch->grid.x, launch->grid.y, launch->grid.z};
@@ -315,6 +324,9 @@ void run_grid(const struct launch *launch, struct schedule schedule) {
     machine.random = (schedule.seed + 1) * 0x9E3779B97F4A7C15ull;
     machine.next_cta = 0;
     machine.ctas = (uint64_t)launch->grid.x * launch->grid.y * launch->grid.z;
+    launch->first_serial = machine.next_serial;
+    machine.next_serial += machine.ctas;
+    access_start_grid();
     machine.cursor = machine.batch = 0;
     machine.idle_rounds = 0;
     machine.progress = true;
@@ -330,6 +342,7 @@ void run_grid(const struct launch *launch, struct schedule schedule) {
                 continue;
             }
             self = thread;
+            place_now = {thread->index, thread->cta->index, thread->lane};
             fiber_switch(&machine.host, &thread->fiber);
             self = nullptr;
             asynchronous_thread_stopped(thread);

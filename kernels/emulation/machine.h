@@ -13,6 +13,7 @@
 
 #include "kernels/emulation/cuda_runtime.h"
 #include "kernels/emulation/fiber.h"
+#include "kernels/emulation/order.h"
 #include <functional>
 #include <stddef.h>
 #include <stdint.h>
@@ -22,6 +23,9 @@ namespace emulation {
 
 enum { WARP = 32, MAX_THREADS = 1024, NAMED_BARRIERS = 16, STATIC_OBJECTS = 32 };
 enum { MAX_SHARED = 232448, DEFAULT_SHARED = 49152 }; /* bytes of a CTA; without asking for more */
+
+/* Whether the compiler's calls at each access are there (access.h). */
+#define ACCESS_IS_CHECKED (!EMULATION_ASAN)
 
 enum schedule_kind { ROUND_ROBIN, GREEDY, SHUFFLED };
 
@@ -46,6 +50,10 @@ struct thread {
     struct cta *cta;
     enum thread_state state;
     struct place at; /* where it waits, or waited last */
+    /* What it knows of the others (order.h): */
+    uint32_t epoch;
+    std::shared_ptr<const epochs> view; /* NULL: the block's floor */
+    bool fenced;                        /* it called __threadfence */
 };
 
 /* What a lane brought to the collective in which it waits. */
@@ -67,6 +75,7 @@ enum { ALL_THREADS = -1 }; /* of the CTA that haven't ended */
 struct barrier {
     int expected, arrived; /* expected means nothing while nobody has arrived */
     std::vector<struct thread *> waiting;
+    struct knowledge known; /* of those that came and went on */
 };
 
 struct static_object {
@@ -84,7 +93,10 @@ struct cta {
     struct uint3 index;
     int threads, warps, live;
     bool running;
-    uint64_t number;                   /* of its grid */
+    uint64_t number, serial; /* of its grid, of all that ever ran */
+    epochs floor;            /* order.h */
+    struct knowledge acquired;
+    void *shadow; /* access.cc: of all from `statics` to the window's end */
     std::vector<struct thread> thread; /* as many as any launch had */
     std::vector<struct warp> warp;
     struct barrier barriers[NAMED_BARRIERS];
@@ -99,18 +111,29 @@ struct cta {
     struct asynchronous *asynchronous;     /* what it has on its way */
 };
 
-/* A grid to run; call() is one thread's call of the kernel. */
+/* A grid to run. */
 struct launch {
     const char *op;
     dim3 grid;
     int threads;
     size_t dynamic_bytes;
     int cluster; /* CTAs of a cluster, along x; 1 where there are none */
-    std::function<void(void)> call;
+    void (*invoke)(const void *arguments); /* one thread's call of the kernel */
+    std::shared_ptr<const void> held;
+    const void *arguments;
+    size_t argument_bytes;
+    uint64_t first_serial; /* of its blocks */
 };
 
 /* The thread that runs; NULL on the host. */
 extern __thread struct thread *self;
+
+/* Its place, where the kernel reads it. */
+struct now {
+    struct uint3 thread, block;
+    int lane;
+};
+extern __thread struct now place_now;
 
 /* What is launched now, NULL between kernels. */
 const struct launch *current_launch(void);
@@ -119,7 +142,7 @@ const struct launch *current_launch(void);
 struct cta *cluster_of(const struct cta *cta, uint32_t rank);
 
 /* Runs every CTA of the grid to its end. */
-void run_grid(const struct launch *launch, struct schedule schedule);
+void run_grid(struct launch *launch, struct schedule schedule);
 
 /* STRATA_EMULATION_SCHEDULE, round_robin where it is unset; fail() on a name that is none. */
 struct schedule schedule_from_environment(void);

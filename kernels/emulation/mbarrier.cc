@@ -43,6 +43,7 @@ static void end_phase_if_complete(struct mbarrier_state *state) {
 }
 
 static void arrive(struct mbarrier_state *state, uint32_t bytes) {
+    order_release(&state->known);
     state->bytes += bytes;
     state->pending--;
     end_phase_if_complete(state);
@@ -75,6 +76,7 @@ static void wait(struct gpu_mbarrier *barrier, uint32_t parity, bool cluster, st
         wait_at(place);
         state = mbarrier_find(cta, barrier);
     }
+    order_acquire(&state->known);
     if (state->remote && !cluster)
         fail("other blocks arrive at this mbarrier: gpu_mbarrier_wait_cluster sees what they did");
 }
@@ -93,7 +95,7 @@ void gpu_mbarrier_init(struct gpu_mbarrier *barrier, uint32_t count, const char 
     if (count < 1 || count > MOST_ARRIVALS) fail("%u arrivals: an mbarrier counts 1 to 2^20 - 1", count);
     if (record->barriers.count(barrier)) fail("this mbarrier is initialised already");
     barrier->word = tag(barrier);
-    record->barriers[barrier] = {count, count, 0, 0, 0, self->number, false, false, false, {}};
+    record->barriers[barrier] = {count, count, 0, 0, 0, self->number, false, false, false, {}, {}};
 }
 
 void gpu_mbarrier_init_fence() {
@@ -131,9 +133,11 @@ bool gpu_mbarrier_test(struct gpu_mbarrier *barrier, uint32_t parity, const char
     struct place place = {"gpu_mbarrier_test", file, line};
     maybe_switch(place);
     self->at = place;
-    if (ended(mbarrier_find(self->cta, barrier), parity)) return true;
-    spin_at(place);
-    return ended(mbarrier_find(self->cta, barrier), parity);
+    if (!ended(mbarrier_find(self->cta, barrier), parity)) spin_at(place);
+    struct mbarrier_state *state = mbarrier_find(self->cta, barrier);
+    if (!ended(state, parity)) return false;
+    order_acquire(&state->known);
+    return true;
 }
 
 void gpu_mbarrier_wait(struct gpu_mbarrier *barrier, uint32_t parity, const char *file, int line) {

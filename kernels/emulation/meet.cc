@@ -25,6 +25,12 @@ static void check_lines(const struct barrier *barrier) {
 static void open_if_complete(struct cta *cta, struct barrier *barrier) {
     if (barrier->arrived == 0 || barrier->arrived < target(cta, barrier)) return;
     check_lines(barrier);
+    int waiting = (int)barrier->waiting.size();
+    if (waiting == cta->live)
+        order_everyone(cta);
+    else if (waiting > 0)
+        order_some(barrier->waiting.data(), waiting, &barrier->known);
+    barrier->known.blocks.clear();
     barrier->arrived = 0;
     for (struct thread *thread : barrier->waiting)
         if (thread != self) wake(thread);
@@ -61,6 +67,7 @@ void barrier_sync(int id, int threads, struct place place) {
 
 void barrier_arrive(int id, int threads, struct place place) {
     struct barrier *barrier = arrive(id, threads, place);
+    order_release(&barrier->known);
     open_if_complete(self->cta, barrier);
 }
 
@@ -79,6 +86,14 @@ static void check_same(const struct warp *warp, int other, const char *name, uin
     if (there->mask != mask)
         fail("mask 0x%08x, but lane %d came with mask 0x%08x at %s:%d", mask, other, there->mask,
              at->file, at->line);
+}
+
+static void order_lanes(struct warp *warp, uint32_t mask) {
+    struct thread *threads[WARP];
+    int count = 0;
+    for (uint32_t rest = mask; rest; rest &= rest - 1)
+        threads[count++] = &warp->threads[__builtin_ctz(rest)];
+    order_some(threads, count, nullptr);
 }
 
 void warp_meet(const char *name, uint32_t mask, void *argument, bool aligned,
@@ -102,7 +117,10 @@ void warp_meet(const char *name, uint32_t mask, void *argument, bool aligned,
     for (uint32_t rest = mask; rest; rest &= rest - 1)
         check_same(warp, __builtin_ctz(rest), name, mask, aligned, place);
     warp->met &= ~mask;
-    if (run) run(warp->arguments, mask);
+    if (run)
+        run(warp->arguments, mask);
+    else
+        order_lanes(warp, mask);
     for (uint32_t rest = mask & ~(1u << lane); rest; rest &= rest - 1)
         wake(&warp->threads[__builtin_ctz(rest)]);
 }

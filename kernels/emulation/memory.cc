@@ -1,5 +1,6 @@
 #include "kernels/emulation/memory.h"
 
+#include "kernels/emulation/access.h"
 #include "kernels/emulation/machine.h"
 #include <map>
 #include <signal.h>
@@ -11,7 +12,7 @@
 namespace emulation {
 
 static const size_t page = 4096, grain = 256;
-static const size_t space_bytes = (size_t)1 << 40, device_bytes = (size_t)8 << 30;
+static const size_t space_bytes = (size_t)1 << 37, shadow_scale = 4, device_bytes = (size_t)8 << 30;
 static const int poison = 0xff;
 
 struct allocation {
@@ -22,6 +23,7 @@ struct allocation {
 static struct memory {
     char *base, *next; /* of the reserved addresses: all there are, those not used yet */
     std::map<char *, struct allocation> allocations, freed;
+    void *shadow;
     size_t used;
     bool unlocked;
     struct sigaction before;
@@ -55,7 +57,7 @@ static struct found nearest(const std::map<char *, struct allocation> &in, const
 
 /* ---- a touch of what must not be touched ---- */
 
-static void explain(const char *address) {
+void memory_explain(const char *address) {
     struct found found = nearest(memory.allocations, address);
     struct found freed = nearest(memory.freed, address);
     size_t bytes = found.allocation.bytes, offset = (size_t)(address - found.start);
@@ -73,7 +75,7 @@ static void explain(const char *address) {
 static void on_fault(int number, siginfo_t *info, void *context) {
     const char *address = (const char *)info->si_addr;
     signal(SIGABRT, SIG_DFL);
-    if (address >= memory.base && address < memory.base + space_bytes) explain(address);
+    if (address >= memory.base && address < memory.base + space_bytes) memory_explain(address);
     if (self && fiber_overflowed(&self->fiber, address)) fail("its stack is used up");
     if (self && shared_holds(self->cta, address))
         fail("out of bounds of shared memory: byte %td of %zu dynamic bytes",
@@ -92,13 +94,17 @@ static void open_memory(void) {
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory.base == MAP_FAILED) fail("no address space for the device's memory");
     madvise(memory.base, space_bytes, MADV_DONTDUMP);
+    memory.shadow = mmap(nullptr, space_bytes * shadow_scale, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory.shadow == MAP_FAILED) fail("no address space for the device's memory");
+    madvise(memory.shadow, space_bytes * shadow_scale, MADV_DONTDUMP);
     memory.next = memory.base + page;
     static char stack[65536]; /* a thread whose own stack is used up can still say so */
     stack_t alternate = {};
     alternate.ss_sp = stack;
     alternate.ss_size = sizeof stack;
-    stack_t now;
-    if (sigaltstack(nullptr, &now) == 0 && (now.ss_flags & SS_DISABLE))
+    stack_t installed;
+    if (sigaltstack(nullptr, &installed) == 0 && (installed.ss_flags & SS_DISABLE))
         sigaltstack(&alternate, nullptr);
     struct sigaction action = {};
     action.sa_sigaction = on_fault;
@@ -143,6 +149,9 @@ bool memory_free(enum memory_kind kind, void *start) {
     if (kind == MEMORY_DEVICE) memory.used -= found->second.bytes;
     mmap(first_page(found->first), bytes, PROT_NONE,
          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    size_t offset = (size_t)(first_page(found->first) - memory.base);
+    madvise((char *)memory.shadow + offset * shadow_scale, bytes * shadow_scale, MADV_DONTNEED);
+    access_forget_bounds();
     memory.freed.insert(*found);
     memory.allocations.erase(found);
     return true;
@@ -171,6 +180,15 @@ void memory_check(void) {
                 fail("wrote out of bounds: byte %zu of an allocation of %zu bytes", i,
                      allocation.bytes);
     }
+}
+
+ptrdiff_t memory_offset(const void *address) {
+    ptrdiff_t offset = (const char *)address - memory.base;
+    return offset >= 0 && (size_t)offset < space_bytes ? offset : -1;
+}
+
+void *memory_shadow(void) {
+    return memory.shadow;
 }
 
 size_t memory_used(void) {

@@ -29,6 +29,14 @@ void memory_lock(void);
 /* After a kernel: fail() where something wrote behind an allocation. */
 void memory_check(void);
 
+/* Says what is wrong with a touch of this address of the device's, and aborts. */
+[[noreturn]] void memory_explain(const char *address);
+
+/* Where the address lies in the device's address space; -1: not in it. And 16 bytes a word of it for
+ * access.cc, zeroed when memory is freed. */
+ptrdiff_t memory_offset(const void *address);
+void *memory_shadow(void);
+
 size_t memory_used(void);
 size_t memory_total(void);
 

@@ -360,11 +360,18 @@ static bool fits(const struct launch *launch, int limit) {
 }
 
 cudaError_t emulation_launch(const struct cudaLaunchConfig_t *config, const void *function,
-                             std::function<void(void)> call) {
+                             struct emulation_call call) {
     guard lock(runtime.mutex);
-    struct launch launch = {
-        op_name, config->gridDim, (int)config->blockDim.x, config->dynamicSmemBytes,
-        1,       std::move(call)};
+    struct launch launch = {};
+    launch.op = op_name;
+    launch.grid = config->gridDim;
+    launch.threads = (int)config->blockDim.x;
+    launch.dynamic_bytes = config->dynamicSmemBytes;
+    launch.cluster = 1;
+    launch.invoke = call.invoke;
+    launch.held = call.arguments;
+    launch.arguments = call.arguments.get();
+    launch.argument_bytes = call.bytes;
     for (unsigned i = 0; i < config->numAttrs; i++)
         if (config->attrs[i].id == cudaLaunchAttributeClusterDimension)
             launch.cluster = (int)config->attrs[i].val.clusterDim.x;
@@ -373,7 +380,7 @@ cudaError_t emulation_launch(const struct cudaLaunchConfig_t *config, const void
     if (!config->stream) return failed(cudaErrorInvalidResourceHandle);
     if (config->blockDim.y != 1 || config->blockDim.z != 1 || !fits(&launch, limit))
         return failed(cudaErrorInvalidConfiguration);
-    enqueue(config->stream, {nullptr, 0, [launch = std::move(launch)] {
+    enqueue(config->stream, {nullptr, 0, [launch = std::move(launch)]() mutable {
                                  struct schedule schedule = runtime.schedule;
                                  schedule.seed += runtime.steps++;
                                  run_grid(&launch, schedule);

@@ -25,6 +25,10 @@ void shared_open(struct cta *cta) {
     cta->window = cta->statics + statics_bytes + page;
     mprotect(cta->statics, statics_bytes, PROT_READ | PROT_WRITE);
     mprotect(cta->window, window_bytes, PROT_READ | PROT_WRITE);
+    size_t shadow_bytes = 4 * (statics_bytes + page + window_bytes); /* 16 bytes a word */
+    cta->shadow = mmap(nullptr, shadow_bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (cta->shadow == MAP_FAILED) fail("no memory for shared memory");
     memset(cta->statics, poison, statics_bytes);
     memset(cta->window, poison, window_bytes);
     ASAN_POISON_MEMORY_REGION(cta->statics, statics_bytes);

@@ -33,6 +33,7 @@ static void load(uint32_t *registers, const void *row, struct place place) {
     if (self->lane < matrices * ROWS) {
         if ((uintptr_t)row % 16 != 0) fail("a row of a matrix is not aligned to 16 bytes");
         if (!shared_holds(self->cta, row)) fail("a row of a matrix is not in shared memory");
+        access_read(row, 16);
     }
     struct matrix_row mine = {registers, row};
     warp_meet(place.call, GPU_ALL_LANES, &mine, true, load_matrices<matrices, transposed>, place);
