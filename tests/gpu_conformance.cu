@@ -314,7 +314,7 @@ __global__ void __launch_bounds__(WARPGROUP, 1)
     const int n = 2 * count, thread = (int)threadIdx.x;
     const int depth = depth_of(of.swizzle, of.registers ? b_major : a_major, b_major);
     char *tile_a = shared, *tile_b = shared + SIDE * 256;
-    for (int i = thread; i < SIDE * depth; i += WARPGROUP)
+    for (int i = thread; !of.registers && i < SIDE * depth; i += WARPGROUP)
         *(uint16_t *)(tile_a + tile_byte(of.swizzle, a_major, i / depth, i % depth)) =
             of.f16 ? from_f32<struct f16>(a[i]).bits : from_f32<struct bf16>(a[i]).bits;
     for (int i = thread; i < n * depth; i += WARPGROUP)

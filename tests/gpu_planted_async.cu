@@ -269,7 +269,8 @@ static bool run_floats(struct stream *stream, const struct device *gpu, enum pla
     return true;
 }
 
-extern "C" bool planted_run(struct stream *stream, const struct device *gpu, enum planted kind) {
+extern "C" bool planted_run(struct stream *stream, const struct device *gpu, int number) {
+    const enum planted kind = (enum planted)number;
     if (kind < PIPELINE_LAST) return run_pipeline(stream, gpu, kind);
     if (kind > COPY_LAST && kind < PRODUCT_LAST) return run_product(stream, gpu, kind);
     return run_floats(stream, gpu, kind);

@@ -3,7 +3,7 @@
 #ifndef STRATA_TESTS_GPU_PLANTED_ASYNC_H
 #define STRATA_TESTS_GPU_PLANTED_ASYNC_H
 
-#include "kernels/base/device.h"
+#include "tests/gpu_planted.h"
 
 enum planted {
     /* a ring of stages: TMA, wgmma, a store by TMA */
@@ -48,7 +48,6 @@ enum planted {
     CLUSTER_LAST
 };
 
-/* Launches it on the emulated GPU; whether the result is right. A caught bug doesn't come back. */
-bool planted_run(struct stream *stream, const struct device *gpu, enum planted kind);
+planted_fn planted_run;
 
 #endif

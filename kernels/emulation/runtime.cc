@@ -24,14 +24,20 @@ static struct runtime {
 
 static __thread const char *op_name;
 
-typedef std::lock_guard<std::recursive_mutex> guard;
+std::recursive_mutex &runtime_mutex(void) {
+    return runtime.mutex;
+}
 
-static cudaError_t failed(cudaError_t error) {
+cudaError_t runtime_failed(cudaError_t error) {
     runtime.error = error;
     return error;
 }
 
-static uint64_t draw(uint64_t limit) { /* splitmix64 */
+enum schedule_kind runtime_schedule(void) {
+    return runtime.schedule.kind;
+}
+
+uint64_t runtime_draw(uint64_t limit) { /* splitmix64 */
     uint64_t mixed = (runtime.schedule.seed << 32) + ++runtime.steps * 0x9E3779B97F4A7C15ull;
     mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9ull;
     mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EBull;
@@ -50,7 +56,7 @@ static bool ready(const struct CUstream_st *stream) {
  * under greedy. false: none is. */
 static bool step(void) {
     size_t count = runtime.streams.size();
-    size_t first = runtime.schedule.kind == SHUFFLED && count ? draw(count) : 0;
+    size_t first = runtime.schedule.kind == SHUFFLED && count ? runtime_draw(count) : 0;
     for (size_t i = 0; i < count; i++) {
         size_t at = runtime.schedule.kind == GREEDY ? count - 1 - i : (first + i) % count;
         struct CUstream_st *stream = runtime.streams[at];
@@ -71,12 +77,16 @@ static void run_until(const std::function<bool(void)> &done, const char *what) {
     memory_lock();
 }
 
-static void enqueue(cudaStream_t stream, struct work work) {
+void runtime_enqueue(cudaStream_t stream, struct work work) {
+    if (stream->capture) {
+        capture_add(stream, std::move(work.run));
+        return;
+    }
     stream->queue.push_back(std::move(work));
     runtime.queued++;
     if (runtime.schedule.kind == GREEDY && runtime.queued < MOST_QUEUED) return;
-    if (runtime.schedule.kind == SHUFFLED && runtime.queued < MOST_QUEUED && draw(4)) return;
-    size_t steps = runtime.schedule.kind == SHUFFLED ? 1 + draw(runtime.queued) : runtime.queued;
+    if (runtime.schedule.kind == SHUFFLED && runtime.queued < MOST_QUEUED && runtime_draw(4)) return;
+    size_t steps = runtime.schedule.kind == SHUFFLED ? 1 + runtime_draw(runtime.queued) : runtime.queued;
     while (steps-- > 0 && step())
         ;
     memory_lock();
@@ -114,6 +124,7 @@ const char *cudaGetErrorName(cudaError_t error) {
         return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorStreamCaptureInvalidated:
         return "cudaErrorStreamCaptureInvalidated";
+    case cudaErrorStreamCaptureIsolation: return "cudaErrorStreamCaptureIsolation";
     case cudaErrorStreamCaptureUnjoined:
         return "cudaErrorStreamCaptureUnjoined";
     case cudaErrorStreamCaptureWrongThread:
@@ -143,7 +154,7 @@ cudaError_t cudaGetDeviceCount(int *count) {
 }
 
 cudaError_t cudaSetDevice(int device) {
-    return device == 0 ? cudaSuccess : failed(cudaErrorInvalidDevice);
+    return device == 0 ? cudaSuccess : runtime_failed(cudaErrorInvalidDevice);
 }
 
 cudaError_t cudaGetDevice(int *device) {
@@ -152,7 +163,7 @@ cudaError_t cudaGetDevice(int *device) {
 }
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device) {
-    if (device != 0) return failed(cudaErrorInvalidDevice);
+    if (device != 0) return runtime_failed(cudaErrorInvalidDevice);
     memset(properties, 0, sizeof *properties);
     snprintf(properties->name, sizeof properties->name, "emulated GPU");
     properties->major = 9;
@@ -170,6 +181,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
 
 cudaError_t cudaDeviceSynchronize(void) {
     guard lock(runtime.mutex);
+    if (capture_forbids(nullptr)) return runtime_failed(cudaErrorStreamCaptureUnsupported);
     wait_all();
     return runtime.error;
 }
@@ -179,16 +191,18 @@ cudaError_t cudaDeviceSynchronize(void) {
 static cudaError_t allocate(enum memory_kind kind, void **memory, size_t bytes) {
     guard lock(runtime.mutex);
     *memory = nullptr;
+    if (capture_forbids(nullptr)) return runtime_failed(cudaErrorStreamCaptureUnsupported);
     if (bytes == 0) return cudaSuccess;
     *memory = memory_allocate(kind, bytes);
-    return *memory ? cudaSuccess : failed(cudaErrorMemoryAllocation);
+    return *memory ? cudaSuccess : runtime_failed(cudaErrorMemoryAllocation);
 }
 
 static cudaError_t release(enum memory_kind kind, void *memory) {
     guard lock(runtime.mutex);
     if (!memory) return cudaSuccess;
+    if (capture_forbids(nullptr)) return runtime_failed(cudaErrorStreamCaptureUnsupported);
     wait_all();
-    return memory_free(kind, memory) ? cudaSuccess : failed(cudaErrorInvalidValue);
+    return memory_free(kind, memory) ? cudaSuccess : runtime_failed(cudaErrorInvalidValue);
 }
 
 cudaError_t cudaMalloc(void **memory, size_t bytes) {
@@ -218,12 +232,16 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
                             cudaStream_t stream) {
     guard lock(runtime.mutex);
     if (!stream || !in_bounds(to, bytes) || !in_bounds(from, bytes))
-        return failed(cudaErrorInvalidValue);
+        return runtime_failed(cudaErrorInvalidValue);
     bool staged = memory_look(from).kind == MEMORY_HOST;
     bool waits = memory_look(to).kind == MEMORY_HOST;
+    if (stream->capture && (staged || waits)) {
+        capture_forbids(stream);
+        return runtime_failed(cudaErrorStreamCaptureUnsupported);
+    }
     std::vector<char> copy;
     if (staged) copy.assign((const char *)from, (const char *)from + bytes);
-    enqueue(stream, {nullptr, 0, [=, copy = std::move(copy)] {
+    runtime_enqueue(stream, {nullptr, 0, [=, copy = std::move(copy)] {
                          memcpy(to, staged ? copy.data() : from, bytes);
                      }});
     return waits ? cudaStreamSynchronize(stream) : cudaSuccess;
@@ -232,8 +250,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream) {
     guard lock(runtime.mutex);
     if (!stream || memory_look(memory).kind == MEMORY_HOST || !in_bounds(memory, bytes))
-        return failed(cudaErrorInvalidValue);
-    enqueue(stream, {nullptr, 0, [=] { memset(memory, value, bytes); }});
+        return runtime_failed(cudaErrorInvalidValue);
+    runtime_enqueue(stream, {nullptr, 0, [=] { memset(memory, value, bytes); }});
     return cudaSuccess;
 }
 
@@ -243,14 +261,14 @@ cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
     guard lock(runtime.mutex);
     if (runtime.queued == 0) runtime.schedule = schedule_from_environment();
-    *stream = new CUstream_st{runtime.created++, {}};
+    *stream = new CUstream_st{runtime.created++, {}, nullptr, {}};
     runtime.streams.push_back(*stream);
     return cudaSuccess;
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     guard lock(runtime.mutex);
-    if (!stream) return failed(cudaErrorInvalidResourceHandle);
+    if (!stream) return runtime_failed(cudaErrorInvalidResourceHandle);
     run_until([=] { return stream->queue.empty(); }, "cudaStreamDestroy");
     for (size_t i = 0; i < runtime.streams.size(); i++)
         if (runtime.streams[i] == stream) runtime.streams.erase(runtime.streams.begin() + (long)i);
@@ -260,13 +278,17 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     guard lock(runtime.mutex);
-    if (!stream) return failed(cudaErrorInvalidResourceHandle);
+    if (stream && capture_forbids(stream))
+        return runtime_failed(cudaErrorStreamCaptureUnsupported);
+    if (!stream) return runtime_failed(cudaErrorInvalidResourceHandle);
     run_until([=] { return stream->queue.empty(); }, "cudaStreamSynchronize");
     return runtime.error;
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
     guard lock(runtime.mutex);
+    if (stream && capture_forbids(stream))
+        return runtime_failed(cudaErrorStreamCaptureUnsupported);
     if (stream->queue.empty()) return cudaSuccess;
     step();
     memory_lock();
@@ -275,13 +297,14 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
     guard lock(runtime.mutex);
-    if (!stream || !event) return failed(cudaErrorInvalidResourceHandle);
-    enqueue(stream, {event, event->recorded, nullptr});
+    if (!stream || !event) return runtime_failed(cudaErrorInvalidResourceHandle);
+    if (event->capture || stream->capture) return capture_wait(stream, event);
+    runtime_enqueue(stream, {event, event->recorded, nullptr});
     return cudaSuccess;
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
-    *event = new CUevent_st{0, 0, 0.0};
+    *event = new CUevent_st{0, 0, 0.0, nullptr, {}};
     return cudaSuccess;
 }
 
@@ -291,7 +314,7 @@ cudaError_t cudaEventCreate(cudaEvent_t *event) {
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
     guard lock(runtime.mutex);
-    if (!event) return failed(cudaErrorInvalidResourceHandle);
+    if (!event) return runtime_failed(cudaErrorInvalidResourceHandle);
     wait_all(); /* streams still name it */
     delete event;
     return cudaSuccess;
@@ -299,9 +322,11 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     guard lock(runtime.mutex);
-    if (!stream || !event) return failed(cudaErrorInvalidResourceHandle);
+    if (!stream || !event) return runtime_failed(cudaErrorInvalidResourceHandle);
+    capture_record(event, stream);
+    if (stream->capture) return cudaSuccess;
     uint64_t version = ++event->recorded;
-    enqueue(stream, {nullptr, 0, [=] {
+    runtime_enqueue(stream, {nullptr, 0, [=] {
                          struct timespec now;
                          clock_gettime(CLOCK_MONOTONIC, &now);
                          event->seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
@@ -327,7 +352,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end) {
     if (start->done < start->recorded || end->done < end->recorded)
-        return failed(cudaErrorNotReady);
+        return runtime_failed(cudaErrorNotReady);
     *milliseconds = (float)(1e3 * (end->seconds - start->seconds));
     return cudaSuccess;
 }
@@ -345,7 +370,7 @@ void emulation_check_argument(int number, const void *pointer) {
 
 cudaError_t emulation_function_attribute(const void *function, enum cudaFuncAttribute, int value) {
     guard lock(runtime.mutex);
-    if (value > MAX_SHARED) return failed(cudaErrorInvalidValue);
+    if (value > MAX_SHARED) return runtime_failed(cudaErrorInvalidValue);
     runtime.shared_limits[function] = value;
     return cudaSuccess;
 }
@@ -377,10 +402,10 @@ cudaError_t emulation_launch(const struct cudaLaunchConfig_t *config, const void
             launch.cluster = (int)config->attrs[i].val.clusterDim.x;
     auto asked = runtime.shared_limits.find(function);
     int limit = asked == runtime.shared_limits.end() ? DEFAULT_SHARED + 0 : asked->second;
-    if (!config->stream) return failed(cudaErrorInvalidResourceHandle);
+    if (!config->stream) return runtime_failed(cudaErrorInvalidResourceHandle);
     if (config->blockDim.y != 1 || config->blockDim.z != 1 || !fits(&launch, limit))
-        return failed(cudaErrorInvalidConfiguration);
-    enqueue(config->stream, {nullptr, 0, [launch = std::move(launch)]() mutable {
+        return runtime_failed(cudaErrorInvalidConfiguration);
+    runtime_enqueue(config->stream, {nullptr, 0, [launch = std::move(launch)]() mutable {
                                  struct schedule schedule = runtime.schedule;
                                  schedule.seed += runtime.steps++;
                                  run_grid(&launch, schedule);
