@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "kernels/gpu/cublaslt.h"
 
 #include <dlfcn.h>
