@@ -14,10 +14,10 @@
 #include "kernels/gpu/cuda_ops.h"
 #include "kernels/gpu/launch.h"
 
-enum { DELTA_WARPS = 8 };
+enum { DELTA_WARPS = 8, DELTA_THREADS = 32 * DELTA_WARPS };
 
 template <class A>
-static __global__ void __launch_bounds__(DELTA_WARPS *GPU_WARP)
+static __global__ void __launch_bounds__(DELTA_THREADS)
     sum_rows(float *delta, const A *dout, const A *o, int64_t rows, int32_t head_dim) {
     const int64_t row = (int64_t)blockIdx.x * DELTA_WARPS + gpu_warp();
     if (row >= rows) return;
@@ -251,7 +251,7 @@ template <class A> static void backward_all(struct stream *s, struct backward_jo
     if (!head_fits(s, "attention_backward", b.job)) return;
     const int64_t blocks = (b.rows + DELTA_WARPS - 1) / DELTA_WARPS;
     gpu_launch(s, "attention_backward delta",
-               gpu_grid{.blocks = dim3((unsigned)blocks), .threads = DELTA_WARPS * GPU_WARP},
+               gpu_grid{.blocks = dim3((unsigned)blocks), .threads = DELTA_THREADS},
                sum_rows<A>, b.delta, (const A *)b.dout, (const A *)b.o, b.rows, b.job.head_dim);
     if (act_of<A>() == DTYPE_F32)
         attention_plain_backward(s, b);

@@ -227,7 +227,7 @@ static __global__ void __launch_bounds__(32 * WARPS) decode_values(const struct 
 
 template <int D>
 static void launch_scores(struct stream *s, const struct decode_job &job, dim3 blocks) {
-    const size_t bytes = sizeof(struct bf16) * (DECODE_ROWS + SPLIT) * (D + TILE_PAD);
+    const size_t bytes = sizeof(struct bf16) * ((int)DECODE_ROWS + SPLIT) * (D + TILE_PAD);
     gpu_launch(s, "attention_decode scores",
                gpu_grid{.blocks = blocks, .threads = 32 * WARPS, .shared = bytes}, decode_scores<D>,
                job);

@@ -6,7 +6,6 @@
 #ifndef STRATA_KERNELS_GPU_ATTENTION_ROWS_H
 #define STRATA_KERNELS_GPU_ATTENTION_ROWS_H
 
-#include "kernels/attention.h"
 #include "kernels/gpu/gpu.h"
 #include "kernels/gpu/host.h"
 #include "kernels/gpu/softmax.h"

@@ -1,0 +1,120 @@
+/* Random packed batches for the tests of attention on a GPU. */
+#ifndef STRATA_TESTS_GPU_ATTENTION_H
+#define STRATA_TESTS_GPU_ATTENTION_H
+
+#include "tests/gpu_case.h"
+
+enum { MOST_SEQUENCES = 5 };
+
+/* start and past are shared memory; the tensors host's sides of arrays of the case. */
+struct packed {
+    struct attention_shape shape;
+    struct segments segments;
+    int32_t *start, *past;
+    size_t queries, q_count, kv_count; /* N * H, N * H * D, N * Hkv * D */
+    void *q, *k, *v, *o;
+    float *lse;
+};
+
+/* Of sequences of these lengths; q, k and v random, o and lse to be written. */
+static inline void pack(struct gpu_case *c, struct packed *p, struct attention_shape shape,
+                        const int *lengths, int count) {
+    *p = (struct packed){.shape = shape};
+    p->start = gpu_shared_bytes(c, ((size_t)count + 1) * sizeof *p->start);
+    p->past = gpu_shared_bytes(c, (size_t)count * sizeof *p->past);
+    p->start[0] = 0;
+    for (int i = 0; i < count; i++) {
+        p->start[i + 1] = p->start[i] + lengths[i];
+        p->past[i] = 0;
+    }
+    p->segments = (struct segments){count, p->start, p->past};
+    p->queries = (size_t)p->start[count] * (size_t)shape.heads;
+    p->q_count = p->queries * (size_t)shape.head_dim;
+    p->kv_count = (size_t)p->start[count] * (size_t)(shape.kv_heads * shape.head_dim);
+    p->q = gpu_act(c, p->q_count, 1.0f);
+    p->k = gpu_act(c, p->kv_count, 1.0f);
+    p->v = gpu_act(c, p->kv_count, 1.0f);
+    p->o = gpu_bytes(c, act_bytes(c->cuda, p->q_count));
+    p->lse = gpu_bytes(c, p->queries * sizeof *p->lse);
+}
+
+/* A shape by the case's number: every width of tile, and widths that fill none; groups of 1 to 16. */
+static inline struct attention_shape shape_of_case(struct gpu_case *c) {
+    static const int head_dims[] = {64, 80, 96, 128, 192, 256, 20, 33, 72, 6};
+    static const int groups[] = {1, 2, 3, 4, 7, 8, 16};
+    int head_dim = head_dims[c->number % 10], group = groups[c->number % 7];
+    int kv_heads = random_int(&c->random, 1, 2);
+    int window = c->number % 3 == 2 ? random_int(&c->random, 1, 90) : 0;
+    return (struct attention_shape){kv_heads * group, kv_heads, head_dim, window,
+                                    1.0f / sqrtf((float)head_dim)};
+}
+
+/* A batch by the case's number: one sequence, or several of which some are empty or one token. About
+ * `tokens` in the longest, fewer where heads are many. */
+static inline void pack_case(struct gpu_case *c, struct packed *p, int tokens) {
+    struct attention_shape shape = shape_of_case(c);
+    int lengths[MOST_SEQUENCES], count = c->number % 4 == 0 ? 1 : MOST_SEQUENCES;
+    int longest = tokens * 4 / (shape.heads > 4 ? shape.heads : 4) * 64 /
+                  (shape.head_dim > 64 ? shape.head_dim : 64);
+    for (int i = 0; i < count; i++) lengths[i] = random_int(&c->random, 0, i == 1 ? 9 : 2);
+    lengths[c->number % count] = random_int(&c->random, 1, longest > 24 ? longest : 24);
+    pack(c, p, shape, lengths, count);
+}
+
+static inline struct kv_source contiguous(const struct gpu_case *c, void *k, void *v) {
+    return (struct kv_source){.k = k, .v = v, .dtype = c->cuda->act};
+}
+
+static inline void run_forward(struct gpu_case *c, const struct packed *p) {
+    struct kv_source kv = contiguous(c, gpu_of(c, p->k), gpu_of(c, p->v));
+    c->cuda->attention_forward(&c->stream,
+                               &(struct attention_forward_args){gpu_of(c, p->o), gpu_of(c, p->lse),
+                                                                gpu_of(c, p->q), &kv, &p->segments,
+                                                                p->shape});
+}
+
+static inline void reference_forward(struct gpu_case *c, const struct packed *p) {
+    struct kv_source kv = contiguous(c, p->k, p->v);
+    c->reference->attention_forward(
+        &c->host_stream,
+        &(struct attention_forward_args){p->o, p->lse, p->q, &kv, &p->segments, p->shape});
+}
+
+/* Attention in parts: keys come in BLOCKS runs of tokens, in an order in which some queries see
+ * nothing at first, and the queries of a document are two runs where they are cut. */
+enum { BLOCKS = 3, MOST_PARTS = 2 * MOST_SEQUENCES };
+static const int block_order[BLOCKS] = {1, 2, 0};
+
+struct cuts {
+    int32_t keys[BLOCKS + 1], query; /* tokens where they are */
+};
+
+static inline struct cuts cut_at_random(struct gpu_case *c, const struct packed *p) {
+    int32_t tokens = p->start[p->segments.count];
+    struct cuts cuts = {.keys = {[BLOCKS] = tokens}, .query = random_int(&c->random, 0, tokens)};
+    for (int i = 1; i < BLOCKS; i++) cuts.keys[i] = random_int(&c->random, cuts.keys[i - 1], tokens);
+    return cuts;
+}
+
+static inline int32_t within(int32_t token, int32_t first, int32_t end) {
+    return token < first ? first : token > end ? end : token;
+}
+
+/* The parts of keys' run `block`, in shared memory. */
+static inline int32_t list_parts(struct attention_part *parts, const struct packed *p,
+                                 const struct cuts *cuts, int block) {
+    int32_t count = 0, first = cuts->keys[block], end = cuts->keys[block + 1];
+    for (int32_t i = 0; i < p->segments.count; i++) {
+        int32_t start = p->start[i], stop = p->start[i + 1];
+        int32_t key = within(start, first, end), keys = within(stop, first, end) - key;
+        int32_t edges[] = {start, within(cuts->query, start, stop), stop};
+        for (int run = 0; run < 2; run++)
+            if (edges[run + 1] > edges[run] && keys > 0)
+                parts[count++] =
+                    (struct attention_part){i,           edges[run], edges[run + 1] - edges[run],
+                                            key - first, keys,       edges[run] - key};
+    }
+    return count;
+}
+
+#endif
