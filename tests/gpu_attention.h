@@ -38,7 +38,8 @@ static inline void pack(struct gpu_case *c, struct packed *p, struct attention_s
     p->lse = gpu_bytes(c, p->queries * sizeof *p->lse);
 }
 
-/* A shape by the case's number: every width of tile, and widths that fill none; groups of 1 to 16. */
+/* A shape by the case's number: every width of tile, and widths that fill none; groups of 1 to 16.
+ */
 static inline struct attention_shape shape_of_case(struct gpu_case *c) {
     static const int head_dims[] = {64, 80, 96, 128, 192, 256, 20, 33, 72, 6};
     static const int groups[] = {1, 2, 3, 4, 7, 8, 16};
@@ -49,8 +50,8 @@ static inline struct attention_shape shape_of_case(struct gpu_case *c) {
                                     1.0f / sqrtf((float)head_dim)};
 }
 
-/* A batch by the case's number: one sequence, or several of which some are empty or one token. About
- * `tokens` in the longest, fewer where heads are many. */
+/* A batch by the case's number: one sequence, or several of which some are empty or one token.
+ * About `tokens` in the longest, fewer where heads are many. */
 static inline void pack_case(struct gpu_case *c, struct packed *p, int tokens) {
     struct attention_shape shape = shape_of_case(c);
     int lengths[MOST_SEQUENCES], count = c->number % 4 == 0 ? 1 : MOST_SEQUENCES;
@@ -67,10 +68,9 @@ static inline struct kv_source contiguous(const struct gpu_case *c, void *k, voi
 
 static inline void run_forward(struct gpu_case *c, const struct packed *p) {
     struct kv_source kv = contiguous(c, gpu_of(c, p->k), gpu_of(c, p->v));
-    c->cuda->attention_forward(&c->stream,
-                               &(struct attention_forward_args){gpu_of(c, p->o), gpu_of(c, p->lse),
-                                                                gpu_of(c, p->q), &kv, &p->segments,
-                                                                p->shape});
+    c->cuda->attention_forward(
+        &c->stream, &(struct attention_forward_args){gpu_of(c, p->o), gpu_of(c, p->lse),
+                                                     gpu_of(c, p->q), &kv, &p->segments, p->shape});
 }
 
 static inline void reference_forward(struct gpu_case *c, const struct packed *p) {
@@ -92,7 +92,8 @@ struct cuts {
 static inline struct cuts cut_at_random(struct gpu_case *c, const struct packed *p) {
     int32_t tokens = p->start[p->segments.count];
     struct cuts cuts = {.keys = {[BLOCKS] = tokens}, .query = random_int(&c->random, 0, tokens)};
-    for (int i = 1; i < BLOCKS; i++) cuts.keys[i] = random_int(&c->random, cuts.keys[i - 1], tokens);
+    for (int i = 1; i < BLOCKS; i++)
+        cuts.keys[i] = random_int(&c->random, cuts.keys[i - 1], tokens);
     return cuts;
 }
 

@@ -1,8 +1,8 @@
 /* Attention forward on a GPU against the reference table, whole and in parts.
  *
  * Tolerances, for values of about 1: fp32 differs by the order of sums. With bf16 activations the
- * kernel rounds each weight of the softmax to bf16 (2^-9 of it) where the reference doesn't, and both
- * round o once (2^-8): 2^-7 of the value and 2^-8 of the values' size. */
+ * kernel rounds each weight of the softmax to bf16 (2^-9 of it) where the reference doesn't, and
+ * both round o once (2^-8): 2^-7 of the value and 2^-8 of the values' size. */
 #define _GNU_SOURCE
 #include "tests/gpu_attention.h"
 
@@ -29,17 +29,16 @@ static void run_parts(struct gpu_case *c, struct packed *p, const struct cuts *c
         int block = block_order[i];
         struct attention_part *parts = gpu_shared_bytes(c, MOST_PARTS * sizeof *parts);
         size_t at = act_bytes(c->cuda, (size_t)cuts->keys[block] * width);
-        const struct attention_part_forward_args args = {
-            .o = gpu_of(c, o),
-            .lse = gpu_of(c, p->lse),
-            .q = gpu_of(c, p->q),
-            .k = (char *)gpu_of(c, p->k) + at,
-            .v = (char *)gpu_of(c, p->v) + at,
-            .tokens = p->start[p->segments.count],
-            .first = i == 0,
-            .count = list_parts(parts, p, cuts, block),
-            .parts = parts,
-            .shape = p->shape};
+        const struct attention_part_forward_args args = {.o = gpu_of(c, o),
+                                                         .lse = gpu_of(c, p->lse),
+                                                         .q = gpu_of(c, p->q),
+                                                         .k = (char *)gpu_of(c, p->k) + at,
+                                                         .v = (char *)gpu_of(c, p->v) + at,
+                                                         .tokens = p->start[p->segments.count],
+                                                         .first = i == 0,
+                                                         .count = list_parts(parts, p, cuts, block),
+                                                         .parts = parts,
+                                                         .shape = p->shape};
         c->cuda->attention_part_forward(&c->stream, &args);
     }
     float *sums = gpu_fetch(c, o);
@@ -70,11 +69,10 @@ static void nothing_case(struct gpu_case *c, void *context) {
     parts[0] = (struct attention_part){0, 0, 3, 0, 6, -3};
     parts[1] = (struct attention_part){1, 3, 3, 0, 6, 20};
     float *o = gpu_bytes(c, p.q_count * sizeof *o);
-    c->cuda->attention_part_forward(
-        &c->stream,
-        &(struct attention_part_forward_args){gpu_of(c, o), gpu_of(c, p.lse), gpu_of(c, p.q),
-                                              gpu_of(c, p.k), gpu_of(c, p.v), 6, true, 2, parts,
-                                              shape});
+    c->cuda->attention_part_forward(&c->stream,
+                                    &(struct attention_part_forward_args){
+                                        gpu_of(c, o), gpu_of(c, p.lse), gpu_of(c, p.q),
+                                        gpu_of(c, p.k), gpu_of(c, p.v), 6, true, 2, parts, shape});
     for (size_t i = 0; i < p.q_count; i++) o[i] = 0.0f;
     for (size_t i = 0; i < p.queries; i++) p.lse[i] = -INFINITY;
     gpu_expect_bytes(c, o, "o");
