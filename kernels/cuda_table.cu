@@ -6,6 +6,9 @@ static struct kernels make_table(enum dtype act) {
     struct kernels table = {};
     table.name = "cuda";
     table.act = act;
+    cuda_attention_backward(&table);
+    cuda_attention_forward(&table);
+    cuda_kv_write(&table);
     cuda_matmul(&table);
     cuda_rmsnorm(&table);
     return table;

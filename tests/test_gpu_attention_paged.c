@@ -160,11 +160,11 @@ static const int page_sizes[] = {16, 32, 48, 64, 128};
 static void chunks_case(struct gpu_case *c, void *context) {
     (void)context;
     struct packed p;
-    pack_case(c, &p, 150);
+    pack_case(c, &p, 100);
     run_forward(c, &p);
     struct server s = {.c = c, .p = &p};
     server_open(&s, page_sizes[c->number % 5], c->cuda->act);
-    serve(&s, 90);
+    serve(&s, 80);
 }
 
 /* Histories of several splits of a decode, the last steps decodes. */
@@ -174,10 +174,10 @@ static void long_case(struct gpu_case *c, void *context) {
     struct attention_shape shape = shape_of_case(c);
     shape.heads /= shape.kv_heads;
     shape.kv_heads = 1;
-    if (shape.heads > 8) shape.heads = 8;
+    if (shape.heads > 4) shape.heads = c->number == 5 ? 8 : 4;
     if (shape.head_dim > 128) shape.head_dim = 72;
-    if (shape.window > 0) shape.window += 250;
-    int lengths[] = {random_int(&c->random, 330, 460), 3};
+    if (shape.window > 0) shape.window += 200;
+    int lengths[] = {random_int(&c->random, 270, 350), 3};
     pack(c, &p, shape, lengths, 2);
     run_forward(c, &p);
     struct server s = {.c = c, .p = &p};
@@ -195,7 +195,7 @@ static void long_case(struct gpu_case *c, void *context) {
 static void cache_case(struct gpu_case *c, void *context) {
     (void)context;
     struct packed p;
-    pack_case(c, &p, 100);
+    pack_case(c, &p, 70);
     bool narrow = c->cuda->act == DTYPE_BF16;
     for (size_t i = 0; !narrow && i < p.kv_count; i++) {
         ((float *)p.k)[i] = bf16_to_f32(f32_to_bf16(((float *)p.k)[i]));

@@ -5,6 +5,9 @@
 
 struct kernels;
 
+void cuda_attention_backward(struct kernels *table);
+void cuda_attention_forward(struct kernels *table);
+void cuda_kv_write(struct kernels *table);
 void cuda_matmul(struct kernels *table);
 void cuda_rmsnorm(struct kernels *table);
 
