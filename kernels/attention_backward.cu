@@ -50,22 +50,28 @@ store_gradients(const float (&d)[N / 8][4], void *to, float *sums, bool add,
     }
 }
 
-/* Tiles of 64 rows in shared memory, and notes of the rows of queries. */
+/* Beside the tiles in shared memory. Where rows lie is there lest it fill registers in the loops.
+ */
+struct backward_notes {
+    struct row_notes row[TILE_ROWS]; /* of queries */
+    struct row_map queries, keys;
+};
+
+/* Tiles of 64 rows. */
 struct backward_tiles {
     struct bf16 *q, *dout, *k, *v;
-    struct row_notes *notes;
+    struct backward_notes *notes;
 };
 
 template <int D>
 static __device__ __forceinline__ struct backward_tiles tiles_at(struct bf16 *shared) {
     constexpr int TILE = TILE_ROWS * (D + TILE_PAD);
     return backward_tiles{shared, shared + TILE, shared + 2 * TILE, shared + 3 * TILE,
-                          (struct row_notes *)(shared + 4 * TILE)};
+                          (struct backward_notes *)(shared + 4 * TILE)};
 }
 
 template <int D> static size_t bytes_of_tiles(void) {
-    return sizeof(struct bf16) * 4 * TILE_ROWS * (D + TILE_PAD) +
-           sizeof(struct row_notes) * TILE_ROWS;
+    return sizeof(struct bf16) * 4 * TILE_ROWS * (D + TILE_PAD) + sizeof(struct backward_notes);
 }
 
 /* The warp's 16 keys and their gradients in D / SPLIT columns. */
@@ -85,7 +91,7 @@ static __device__ __forceinline__ void take_rows(struct key_rows<D / SPLIT> &w,
     for (int n = 0; n < 8; n++) {
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            const struct row_notes row = tiles.notes[n * 8 + lane % 4 * 2 + e];
+            const struct row_notes row = tiles.notes->row[n * 8 + lane % 4 * 2 + e];
 #pragma unroll
             for (int half = 0; half < 2; half++)
                 make_gradient(s[0][n][2 * half + e], dp[0][n][2 * half + e], row,
@@ -106,16 +112,19 @@ walk_queries(struct key_rows<D / SPLIT> &w, const struct backward_tiles &tiles,
              const struct backward_job &b, const struct attention_part &part, int kv_head,
              int32_t key, int32_t end) {
     constexpr int PITCH = D + TILE_PAD;
-    const struct row_map map = map_queries(b.job, part.query, kv_head);
     int32_t row, last;
     rows_of_keys(b.job, part, key, end, &row, &last);
+    __syncthreads(); /* the rows of a part before are done with */
+    if (threadIdx.x == 0) tiles.notes->queries = map_queries(b.job, part.query, kv_head);
     for (row -= row % TILE_ROWS; row <= last; row += TILE_ROWS) {
         __syncthreads(); /* the rows before are done with */
-        copy_rows<D>(tiles.q, PITCH, TILE_ROWS, b.job, b.q, map, row, last + 1, 0);
-        copy_rows<D>(tiles.dout, PITCH, TILE_ROWS, b.job, b.dout, map, row, last + 1, 0);
+        copy_rows<D>(tiles.q, PITCH, TILE_ROWS, b.job, b.q, tiles.notes->queries, row, last + 1, 0);
+        copy_rows<D>(tiles.dout, PITCH, TILE_ROWS, b.job, b.dout, tiles.notes->queries, row,
+                     last + 1, 0);
         gpu_copy_commit();
         if (threadIdx.x < TILE_ROWS)
-            tiles.notes[threadIdx.x] = note_row(b, part, kv_head, row + (int)threadIdx.x, last + 1);
+            tiles.notes->row[threadIdx.x] =
+                note_row(b, part, kv_head, row + (int)threadIdx.x, last + 1);
         gpu_copy_wait<0>();
         __syncthreads();
         take_rows<D, SPLIT>(w, tiles, key, b.job.scale * LOG2_E);
@@ -131,10 +140,11 @@ static __global__ void __launch_bounds__(128 * SPLIT) backward_keys(const struct
     const int kv_head = (int)blockIdx.y;
     const struct tile_place place = find_tile(b.job, TILES_OF_KEYS, TILE_ROWS, (int32_t)blockIdx.x);
     struct attention_part part = part_of(b.job, place.part);
-    const struct row_map map = map_keys(b.job, part.key, kv_head);
+    if (threadIdx.x == 0) tiles.notes->keys = map_keys(b.job, part.key, kv_head);
+    __syncthreads();
     const int32_t key = place.row, keys = part.keys, end = min(key + (int)TILE_ROWS, keys);
-    copy_rows<D>(tiles.k, PITCH, TILE_ROWS, b.job, b.k, map, key, keys, 0);
-    copy_rows<D>(tiles.v, PITCH, TILE_ROWS, b.job, b.v, map, key, keys, 0);
+    copy_rows<D>(tiles.k, PITCH, TILE_ROWS, b.job, b.k, tiles.notes->keys, key, keys, 0);
+    copy_rows<D>(tiles.v, PITCH, TILE_ROWS, b.job, b.v, tiles.notes->keys, key, keys, 0);
     gpu_copy_commit();
     struct key_rows<COLUMNS> w = {};
     for (int32_t i = place.part; i >= 0; i = next_of_run(b.job, i, TILES_OF_KEYS)) {
@@ -144,10 +154,10 @@ static __global__ void __launch_bounds__(128 * SPLIT) backward_keys(const struct
     gpu_copy_wait<0>();
     const int32_t row = key + gpu_warp() % 4 * 16 + gpu_lane() / 4;
     const int32_t column = gpu_warp() / 4 * COLUMNS;
-    store_gradients<COLUMNS>(w.dk[0], b.dk, b.dk_sums, false, map, b.job.head_dim, row, end, column,
-                             b.job.scale);
-    store_gradients<COLUMNS>(w.dv[0], b.dv, b.dv_sums, false, map, b.job.head_dim, row, end, column,
-                             1.0f);
+    store_gradients<COLUMNS>(w.dk[0], b.dk, b.dk_sums, false, tiles.notes->keys, b.job.head_dim,
+                             row, end, column, b.job.scale);
+    store_gradients<COLUMNS>(w.dv[0], b.dv, b.dv_sums, false, tiles.notes->keys, b.job.head_dim,
+                             row, end, column, 1.0f);
 }
 
 /* The CTA's rows against the keys of one part. */
@@ -164,7 +174,7 @@ gather_keys(float (&dq)[1][D / 8][4], const struct backward_tiles &tiles,
     int32_t key = keys_of_row(b.job, part, row).first / TILE_ROWS * TILE_ROWS;
     __syncthreads(); /* the notes of a part before are done with */
     if (threadIdx.x < TILE_ROWS)
-        tiles.notes[threadIdx.x] = note_row(b, part, kv_head, row + (int)threadIdx.x, rows);
+        tiles.notes->row[threadIdx.x] = note_row(b, part, kv_head, row + (int)threadIdx.x, rows);
     for (; key < end; key += TILE_ROWS) {
         __syncthreads(); /* the keys before are done with */
         copy_rows<D>(tiles.k, PITCH, TILE_ROWS, b.job, b.k, map, key, end, 0);
@@ -177,7 +187,7 @@ gather_keys(float (&dq)[1][D / 8][4], const struct backward_tiles &tiles,
         multiply_rows<D, 1>(dp, tiles.dout + own * PITCH, tiles.v);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const struct row_notes notes = tiles.notes[own + lane / 4 + 8 * half];
+            const struct row_notes notes = tiles.notes->row[own + lane / 4 + 8 * half];
 #pragma unroll
             for (int n = 0; n < 8; n++)
 #pragma unroll
@@ -251,8 +261,8 @@ template <class A> static void backward_all(struct stream *s, struct backward_jo
     if (!head_fits(s, "attention_backward", b.job)) return;
     const int64_t blocks = (b.rows + DELTA_WARPS - 1) / DELTA_WARPS;
     gpu_launch(s, "attention_backward delta",
-               gpu_grid{.blocks = dim3((unsigned)blocks), .threads = DELTA_THREADS},
-               sum_rows<A>, b.delta, (const A *)b.dout, (const A *)b.o, b.rows, b.job.head_dim);
+               gpu_grid{.blocks = dim3((unsigned)blocks), .threads = DELTA_THREADS}, sum_rows<A>,
+               b.delta, (const A *)b.dout, (const A *)b.o, b.rows, b.job.head_dim);
     if (act_of<A>() == DTYPE_F32)
         attention_plain_backward(s, b);
     else

@@ -55,7 +55,7 @@ static void backward_case(struct gpu_case *c, void *context) {
     (void)context;
     struct packed p;
     struct gradients g;
-    pack_case(c, &p, 150);
+    pack_case(c, &p, 110);
     make_gradients(c, &p, &g);
     reference_backward(c, &p, &g);
     run_backward(c, &p, &g);
@@ -105,7 +105,7 @@ static void parts_case(struct gpu_case *c, void *context) {
     (void)context;
     struct packed p;
     struct gradients g;
-    pack_case(c, &p, 120);
+    pack_case(c, &p, 80);
     make_gradients(c, &p, &g);
     reference_backward(c, &p, &g);
     const struct cuts cuts = cut_at_random(c, &p);
@@ -124,7 +124,7 @@ static void bits_case(struct gpu_case *c, void *context) {
     (void)context;
     struct packed p;
     struct gradients g;
-    pack_case(c, &p, 100);
+    pack_case(c, &p, 70);
     make_gradients(c, &p, &g);
     reference_backward(c, &p, &g);
     run_backward(c, &p, &g);

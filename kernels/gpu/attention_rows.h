@@ -112,7 +112,7 @@ struct keys_seen {
     int32_t first, last;
 };
 
-static inline __device__ struct keys_seen
+static inline __host__ __device__ struct keys_seen
 keys_of_row(const struct attention_job &job, const struct attention_part &part, int32_t row) {
     int32_t position = part.past + row / job.group;
     int32_t first = job.window > 0 && position >= job.window ? position - job.window + 1 : 0;
