@@ -89,7 +89,6 @@ enum {
     FLOATS_B = 176 * 1024,
     FLOATS_C = 112 * 1024,
     STRIP_STEPS = 768, /* most steps of a block of B and of a strip of A */
-    NEAR_STEPS = 384,  /* most of those that leave the strip in the L1 cache */
     SPILL = 16,        /* packing A writes whole vectors; keeps a strip's rows apart in the cache */
 };
 struct scratch {

@@ -86,15 +86,12 @@ static void block_run(const struct product *p, const struct block *b, struct scr
 
 void VARIANT(gemm_blocked)(const struct product *p, const struct part *part,
                            struct scratch *scratch) {
-    int64_t unit = panel_unit_of(&p->g.b), rows = part->rows, most = NEAR_STEPS, chunk = 16;
-    if (unit > 2) most = FLOATS_B / (unit * 16) / 16 * 16;
-    if (p->g.b.quantized && unit == 2) { /* chunks of the depth */
-        most = STRIP_STEPS;
-        chunk = QUANTIZED_CHUNK;
-    }
-    int64_t steps = even_piece(p->steps, most, chunk);
-    bool wait = p->g.c_bf16 && p->steps > steps; /* only fp32 holds them exactly */
+    bool wait = p->g.c_bf16 && p->steps > STRIP_STEPS; /* only fp32 holds them exactly */
     struct block b = {.sums = wait ? scratch->c : NULL};
+    int64_t unit = panel_unit_of(&p->g.b), rows = part->rows;
+    bool chunks = p->g.b.quantized && unit == 2; /* of the depth */
+    int64_t steps = even_piece(p->steps, unit == 2 ? STRIP_STEPS : FLOATS_B / (unit * 16) / 16 * 16,
+                               chunks ? QUANTIZED_CHUNK : 16);
     int64_t panels = even_piece(part->panels, FLOATS_B / (steps * 16) / unit * unit, unit);
     if (wait) rows = even_piece(rows, FLOATS_C / (panels * 16) / GEMM_ROWS * GEMM_ROWS, GEMM_ROWS);
     for (int64_t r = 0; r < part->rows; r += rows) {
