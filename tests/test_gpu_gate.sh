@@ -5,7 +5,7 @@
 #   test_gpu_gate.sh NVCC|"" KEPT ARCHITECTURES SOURCE...       NVCC is "" where there is none
 nvcc=$1 kept=$2
 shift 2
-if [ -z "$nvcc" ]; then
+if [[ -z $nvcc || $nvcc == *NOTFOUND ]]; then
     echo "skipped: a compiler that works (no nvcc)"
     exit 0
 fi
