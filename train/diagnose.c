@@ -39,7 +39,7 @@ static bool weight_finite(const struct weight *w) {
     if (layout_is_quantized(w->layout)) return quantized_finite(w);
     int64_t elements = weight_elements(w->layout, w->rows, w->cols);
     return layout_is_bf16(w->layout) ? halves_finite(w->data, elements)
-                                          : floats_finite(w->data, elements);
+                                     : floats_finite(w->data, elements);
 }
 
 enum { NAME_BYTES = 384 };
