@@ -234,6 +234,9 @@ __device__ __forceinline__ float gpu_nf4_level(int code) {
 __device__ __forceinline__ void gpu_eight_of_chunk(float out[8], const struct gpu_quantized &w,
                                                    const uint8_t *data, const uint8_t *absmax,
                                                    int64_t row, int column, int columns) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) out[i] = 0.0f;
+    if (column >= columns) return;
     const int lane = (int)(row % PANEL_ROWS);
     if (w.type == DTYPE_COUNT) {
         const int block = column / NF4_BLOCK;
@@ -253,9 +256,6 @@ __device__ __forceinline__ void gpu_eight_of_chunk(float out[8], const struct gp
                                           : 0.0f;
         return;
     }
-#pragma unroll
-    for (int i = 0; i < 8; i++) out[i] = 0.0f;
-    if (column >= columns) return;
     const uint8_t *block = data + (column / w.block_elements * PANEL_ROWS + lane) * w.block_bytes;
     gpu_eight_of_block(out, w.type, block, column % w.block_elements);
 }
