@@ -1,4 +1,5 @@
-/* Random packed batches for the tests of attention on a GPU. */
+/* Random packed batches for the tests of attention on a GPU. gpu_each seeds each schedule and type
+ * of its own: ten cases are thirty shapes a type. */
 #ifndef STRATA_TESTS_GPU_ATTENTION_H
 #define STRATA_TESTS_GPU_ATTENTION_H
 

@@ -142,17 +142,17 @@ static void bits_case(struct gpu_case *c, void *context) {
 
 static void test_backward(void **state) {
     (void)state;
-    gpu_each(21, backward_case, NULL);
+    gpu_each(10, backward_case, NULL);
 }
 
 static void test_parts(void **state) {
     (void)state;
-    gpu_each(20, parts_case, NULL);
+    gpu_each(10, parts_case, NULL);
 }
 
 static void test_bits(void **state) {
     (void)state;
-    gpu_each(3, bits_case, NULL);
+    gpu_each(2, bits_case, NULL);
 }
 
 int main(void) {

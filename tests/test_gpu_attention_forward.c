@@ -112,12 +112,12 @@ static void wide_case(struct gpu_case *c, void *context) {
 
 static void test_forward(void **state) {
     (void)state;
-    gpu_each(24, forward_case, NULL);
+    gpu_each(14, forward_case, NULL);
 }
 
 static void test_parts(void **state) {
     (void)state;
-    gpu_each(21, parts_case, NULL);
+    gpu_each(10, parts_case, NULL);
 }
 
 static void test_edges(void **state) {
