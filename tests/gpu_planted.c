@@ -42,8 +42,7 @@ void planted_passes(planted_fn *run, int kind) {
     char said[4096];
     for (int i = 0; i < SCHEDULES; i++) {
         int end = run_apart(run, kind, schedules[i], said, sizeof said);
-        if (end != RIGHT)
-            fail_msg("kind %d, %s: ended with %d: %s", kind, schedules[i], end, said);
+        if (end != RIGHT) fail_msg("kind %d, %s: ended with %d: %s", kind, schedules[i], end, said);
     }
 }
 

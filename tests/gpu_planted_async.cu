@@ -130,8 +130,8 @@ __global__ void __launch_bounds__(64) copy(float *y, const float *x, enum plante
 }
 
 /* y = a b^T, 64 x 64 x 64, of tiles that threads put into shared memory. */
-__global__ void __launch_bounds__(WARPGROUP) product(float *y, const struct bf16 *a,
-                                                     const struct bf16 *b, enum planted bug) {
+__global__ void __launch_bounds__(WARPGROUP)
+    product(float *y, const struct bf16 *a, const struct bf16 *b, enum planted bug) {
     GPU_DYNAMIC_SHARED(struct stage, shared);
     if (bug == PRODUCT_FENCE_BEFORE_WRITES) gpu_async_fence();
     for (int i = (int)threadIdx.x; i < SIDE * SIDE; i += WARPGROUP) {
@@ -226,8 +226,7 @@ static bool run_pipeline(struct stream *stream, const struct device *gpu, enum p
     stream_copy(stream, y, out, sizeof y);
     if (stream_check(stream) != STATUS_OK) return false;
     for (int i = 0; i < SIDE * SIDE; i++)
-        if (y[i].bits !=
-            from_f32<struct bf16>(want_product(i / SIDE, i % SIDE, SIDE * STEPS)).bits)
+        if (y[i].bits != from_f32<struct bf16>(want_product(i / SIDE, i % SIDE, SIDE * STEPS)).bits)
             return false;
     return true;
 }

@@ -73,8 +73,8 @@ static bool run_reverse(struct stream *s, const struct device *gpu, int bug) {
     if (bug == REVERSE_FREED) device_free(gpu, from);
     struct gpu_grid grid = {.blocks = dim3(BLOCKS - (bug == REVERSE_GRID)),
                             .threads = bug == REVERSE_THREADS ? 2048 : THREADS + 0,
-                            .shared = bug == REVERSE_TOO_MUCH_SHARED ? 232449
-                                                                     : sizeof(struct room)};
+                            .shared =
+                                bug == REVERSE_TOO_MUCH_SHARED ? 232449 : sizeof(struct room)};
     gpu_launch(s, "reverse", grid, reverse, to, bug == REVERSE_HOST_ARGUMENT ? host : from,
                numbers{to, host}, bug);
     return is_reversed(s, to);
@@ -197,8 +197,8 @@ static bool run_host(struct stream *s, const struct device *gpu, int bug) {
     for (int i = 0; i < COUNT; i++) from[i] = (float)i;
     cudaEvent_t event;
     cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
-    struct gpu_grid grid = {.blocks = dim3(BLOCKS), .threads = THREADS,
-                            .shared = sizeof(struct room)};
+    struct gpu_grid grid = {
+        .blocks = dim3(BLOCKS), .threads = THREADS, .shared = sizeof(struct room)};
     if (bug == HOST_READS_DEVICE) return half[3] == 0.0f;
     /* `other` (the younger) makes what s needs: under greedy the other way round */
     struct stream *first = bug == HOST_NO_EVENT ? s : &other, *second = first == s ? &other : s;
@@ -221,8 +221,8 @@ static bool run_graph(struct stream *s, const struct device *gpu, int bug) {
     cudaEvent_t fork, join;
     cudaEventCreateWithFlags(&fork, cudaEventDisableTiming);
     cudaEventCreateWithFlags(&join, cudaEventDisableTiming);
-    struct gpu_grid grid = {.blocks = dim3(BLOCKS), .threads = THREADS,
-                            .shared = sizeof(struct room)};
+    struct gpu_grid grid = {
+        .blocks = dim3(BLOCKS), .threads = THREADS, .shared = sizeof(struct room)};
     cudaStreamBeginCapture(main, cudaStreamCaptureModeThreadLocal);
     cudaEventRecord(fork, main);
     cudaStreamWaitEvent(side, fork);

@@ -30,7 +30,7 @@ static void accesses_are_in_bounds(void **state) {
 
 static void nothing_unwritten_is_used(void **state) {
     (void)state;
-    caught(REVERSE_UNWRITTEN, UNDER_ALL, "reads shared memory that nothing has written");
+    caught(REVERSE_UNWRITTEN, UNDER_ALL, NULL);
     caught(REVERSE_DEVICE_UNWRITTEN, UNDER_ALL, NULL);
     caught(REVERSE_GRID, UNDER_ALL, NULL);
     caught(REVERSE_THREADS, UNDER_ALL, NULL);
@@ -39,8 +39,8 @@ static void nothing_unwritten_is_used(void **state) {
 
 static void races_are_found(void **state) {
     (void)state;
-    caught(REVERSE_NO_BARRIER, UNDER_ALL, "a race|that nothing has written");
-    caught(WARP_NO_SYNC, UNDER_ALL, "a race|that nothing has written");
+    caught(REVERSE_NO_BARRIER, UNDER_ALL, "op reverse: .*a race: ");
+    caught(WARP_NO_SYNC, UNDER_ALL, "op rotate: .*a race: ");
     caught(LAST_NO_FENCE, UNDER_ALL, "op add_all: .*a race: reads .* thread .* wrote");
     caught(LAST_NO_BARRIER, UNDER_ALL, "op add_all: .*a race: reads .* thread .* wrote");
     caught(LAST_NO_ATOMIC, UNDER_ALL, "op add_all: .*a race: reads .* thread 0 of block");

@@ -4,7 +4,6 @@
  * and what is said here is not checked.
  *   - a device or pinned address must lie in an allocation, a shared one in the block's own objects
  *   - the host's own memory is only read where the program's constants are
- *   - shared memory that nothing has written must not be read
  *   - two threads must not touch the same bytes, one of them writing, with nothing between that
  *     orders them (order.h); in shared memory, and in device memory within one grid */
 #ifndef STRATA_KERNELS_EMULATION_ACCESS_H
@@ -21,11 +20,13 @@ struct knowledge;
 /* For what the emulator itself does in a thread's name: */
 void access_read(const void *address, size_t bytes);
 void access_write(const void *address, size_t bytes);
-/* and in nobody's: a write to shared memory by hardware that has rules of its own (the TMA unit). */
+/* and in nobody's: a write to shared memory by hardware that has rules of its own (the TMA unit).
+ */
 void access_by_hardware(struct cta *cta, const void *shared, size_t bytes);
 
-/* Before an atomic of the running thread: it learns what was published there (a look), and publishes
- * what it did: where it called __threadfence before (a change), or in any case (a release). */
+/* Before an atomic of the running thread: it learns what was published there (a look), and
+ * publishes what it did: where it called __threadfence before (a change), or in any case (a
+ * release). */
 enum atomic_kind { ATOMIC_LOOK = 1, ATOMIC_CHANGE = 3, ATOMIC_RELEASE = 6 };
 void access_atomic(const void *address, size_t bytes, enum atomic_kind kind);
 

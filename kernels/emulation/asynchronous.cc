@@ -11,7 +11,8 @@ enum { REGISTERS = 65536, MOST_REGISTERS = 256, UNIT = 2, BLOCK = 1024 };
 void asynchronous_start(struct cta *cta) {
     if (!cta->asynchronous) cta->asynchronous = new struct asynchronous();
     cta->asynchronous->used = false;
-    for (struct small_copies &copies : cta->asynchronous->small) copies.open.clear(), copies.groups.clear();
+    for (struct small_copies &copies : cta->asynchronous->small)
+        copies.open.clear(), copies.groups.clear();
 }
 
 struct asynchronous *asynchronous_use(struct cta *cta) {
@@ -106,12 +107,14 @@ void check_published(struct cta *cta, uint32_t offset, uint32_t bytes, const cha
 
 void count_readers(struct cta *cta, uint32_t offset, uint32_t bytes, int by) {
     for (uint32_t i = offset / CHUNK; i < (offset + bytes + CHUNK - 1) / CHUNK; i++)
-        cta->asynchronous->chunks[i].readers = (uint16_t)(cta->asynchronous->chunks[i].readers + by);
+        cta->asynchronous->chunks[i].readers =
+            (uint16_t)(cta->asynchronous->chunks[i].readers + by);
 }
 
 void count_loading(struct cta *cta, uint32_t offset, uint32_t bytes, int by) {
     for (uint32_t i = offset / CHUNK; i < (offset + bytes + CHUNK - 1) / CHUNK; i++)
-        cta->asynchronous->chunks[i].loading = (uint16_t)(cta->asynchronous->chunks[i].loading + by);
+        cta->asynchronous->chunks[i].loading =
+            (uint16_t)(cta->asynchronous->chunks[i].loading + by);
 }
 
 uint32_t dynamic_offset(const struct cta *cta, const void *shared, size_t bytes, const char *what) {
@@ -146,9 +149,10 @@ void asynchronous_end(struct cta *cta) {
                  cta->index.x, cta->index.y, cta->index.z, (long long)entry.second.on_their_way);
     for (const auto &entry : cta->asynchronous->barriers)
         if (entry.second.unseen)
-            fail("block (%u,%u,%u) ended, and nobody waited for the last bytes that came to its shared "
-                 "memory",
-                 cta->index.x, cta->index.y, cta->index.z);
+            fail(
+                "block (%u,%u,%u) ended, and nobody waited for the last bytes that came to its shared "
+                "memory",
+                cta->index.x, cta->index.y, cta->index.z);
 }
 
 void asynchronous_report(const struct cta *cta) {
@@ -156,12 +160,13 @@ void asynchronous_report(const struct cta *cta) {
     for (const auto &entry : cta->asynchronous->barriers) {
         const struct mbarrier_state *barrier = &entry.second;
         if (barrier->waiting.empty()) continue;
-        fprintf(stderr,
-                "  block (%u,%u,%u) mbarrier at byte %td: phase %u, %u of %u arrivals and %lld bytes "
-                "to come, %lld bytes on their way, %zu threads wait\n",
-                cta->index.x, cta->index.y, cta->index.z, (const char *)entry.first - cta->dynamic,
-                barrier->phase, barrier->pending, barrier->count, (long long)barrier->bytes,
-                (long long)barrier->on_their_way, barrier->waiting.size());
+        fprintf(
+            stderr,
+            "  block (%u,%u,%u) mbarrier at byte %td: phase %u, %u of %u arrivals and %lld bytes "
+            "to come, %lld bytes on their way, %zu threads wait\n",
+            cta->index.x, cta->index.y, cta->index.z, (const char *)entry.first - cta->dynamic,
+            barrier->phase, barrier->pending, barrier->count, (long long)barrier->bytes,
+            (long long)barrier->on_their_way, barrier->waiting.size());
     }
     if (!cta->asynchronous->register_waiting.empty())
         fprintf(stderr, "  block (%u,%u,%u): %d registers are given back, which is too few\n",

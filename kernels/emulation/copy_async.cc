@@ -1,4 +1,5 @@
-/* cp.async: the destination is poison until the thread that copies has waited, whatever was there. */
+/* cp.async: the destination is poison until the thread that copies has waited, whatever was there.
+ */
 #include "kernels/emulation/asynchronous.h"
 
 #include <string.h>

@@ -196,8 +196,7 @@ template <class T> EMULATION_UNSEEN T gpu_load_acquire(const T *address, EMULATI
     return *address;
 }
 
-template <class T>
-EMULATION_UNSEEN void gpu_store_release(T *address, T value, EMULATION_CALLER) {
+template <class T> EMULATION_UNSEEN void gpu_store_release(T *address, T value, EMULATION_CALLER) {
     emulation::maybe_switch({"gpu_store_release", file, line});
     emulation::access_atomic(address, sizeof *address, emulation::ATOMIC_RELEASE);
     *address = value;

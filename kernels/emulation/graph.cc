@@ -81,7 +81,8 @@ using namespace emulation;
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode) {
     guard lock(runtime_mutex());
     if (!stream || stream->capture) return runtime_failed(cudaErrorInvalidValue);
-    stream->capture = new capture{stream, mode == cudaStreamCaptureModeRelaxed, false, {}, {stream}};
+    stream->capture =
+        new capture{stream, mode == cudaStreamCaptureModeRelaxed, false, {}, {stream}};
     stream->after.clear();
     captures.push_back(stream->capture);
     return cudaSuccess;
@@ -92,7 +93,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
     *graph = nullptr;
     struct capture *capture = stream ? stream->capture : nullptr;
     if (!capture || capture->origin != stream) return runtime_failed(cudaErrorInvalidValue);
-    cudaError_t error = capture->broken    ? cudaErrorStreamCaptureInvalidated
+    cudaError_t error = capture->broken   ? cudaErrorStreamCaptureInvalidated
                         : joined(capture) ? cudaSuccess
                                           : cudaErrorStreamCaptureUnjoined;
     if (error == cudaSuccess) *graph = new CUgraph_st{std::move(capture->nodes)};

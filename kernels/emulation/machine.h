@@ -96,7 +96,7 @@ struct cta {
     uint64_t number, serial; /* of its grid, of all that ever ran */
     epochs floor;            /* order.h */
     struct knowledge acquired;
-    void *shadow; /* access.cc: of all from `statics` to the window's end */
+    void *shadow;                      /* access.cc: of all from `statics` to the window's end */
     std::vector<struct thread> thread; /* as many as any launch had */
     std::vector<struct warp> warp;
     struct barrier barriers[NAMED_BARRIERS];
@@ -117,7 +117,7 @@ struct launch {
     dim3 grid;
     int threads;
     size_t dynamic_bytes;
-    int cluster; /* CTAs of a cluster, along x; 1 where there are none */
+    int cluster;                           /* CTAs of a cluster, along x; 1 where there are none */
     void (*invoke)(const void *arguments); /* one thread's call of the kernel */
     std::shared_ptr<const void> held;
     const void *arguments;

@@ -31,9 +31,10 @@ static bool ended(struct mbarrier_state *state, uint32_t parity) {
 static void end_phase_if_complete(struct mbarrier_state *state) {
     if (state->pending > 0 || state->bytes != 0) return;
     if (state->on_their_way != 0)
-        fail("a phase of an mbarrier ended while %lld bytes of copies that count there were on their "
-             "way: fewer were expected than copied",
-             (long long)state->on_their_way);
+        fail(
+            "a phase of an mbarrier ended while %lld bytes of copies that count there were on their "
+            "way: fewer were expected than copied",
+            (long long)state->on_their_way);
     state->phase++;
     state->pending = state->count;
     std::vector<struct thread *> waiting;
@@ -92,7 +93,8 @@ void gpu_mbarrier_init(struct gpu_mbarrier *barrier, uint32_t count, const char 
     self->at = {"gpu_mbarrier_init", file, line};
     if ((uintptr_t)barrier % 8 != 0 || !shared_holds(cta, barrier))
         fail("an mbarrier is 8 aligned bytes of the block's own shared memory");
-    if (count < 1 || count > MOST_ARRIVALS) fail("%u arrivals: an mbarrier counts 1 to 2^20 - 1", count);
+    if (count < 1 || count > MOST_ARRIVALS)
+        fail("%u arrivals: an mbarrier counts 1 to 2^20 - 1", count);
     if (record->barriers.count(barrier)) fail("this mbarrier is initialised already");
     barrier->word = tag(barrier);
     record->barriers[barrier] = {count, count, 0, 0, 0, self->number, false, false, false, {}, {}};
@@ -124,7 +126,8 @@ void gpu_mbarrier_arrive_remote(struct gpu_mbarrier *barrier, uint32_t rank, con
     struct gpu_mbarrier *there = (struct gpu_mbarrier *)same_place(self->cta, peer, barrier);
     struct mbarrier_state *state = mbarrier_find(peer, there);
     if (!state->fenced && peer != self->cta)
-        fail("block %u of the cluster has not shown its mbarrier: no gpu_mbarrier_init_fence", rank);
+        fail("block %u of the cluster has not shown its mbarrier: no gpu_mbarrier_init_fence",
+             rank);
     state->remote |= peer != self->cta;
     arrive(state, 0);
 }

@@ -32,8 +32,8 @@ void memory_check(void);
 /* Says what is wrong with a touch of this address of the device's, and aborts. */
 [[noreturn]] void memory_explain(const char *address);
 
-/* Where the address lies in the device's address space; -1: not in it. And 16 bytes a word of it for
- * access.cc, zeroed when memory is freed. */
+/* Where the address lies in the device's address space; -1: not in it. And 16 bytes a word of it
+ * for access.cc, zeroed when memory is freed. */
 ptrdiff_t memory_offset(const void *address);
 void *memory_shadow(void);
 

@@ -45,7 +45,8 @@ void order_some(struct thread *const *threads, int count, const struct knowledge
     for (int i = 0; i < count; i++) threads[i]->view = joined;
 }
 
-static void add(struct knowledge *known, uint64_t block, const std::shared_ptr<const epochs> &there) {
+static void add(struct knowledge *known, uint64_t block,
+                const std::shared_ptr<const epochs> &there) {
     std::shared_ptr<const epochs> &mine = known->blocks[block];
     if (mine == there) return;
     if (!mine) {

@@ -85,8 +85,10 @@ void runtime_enqueue(cudaStream_t stream, struct work work) {
     stream->queue.push_back(std::move(work));
     runtime.queued++;
     if (runtime.schedule.kind == GREEDY && runtime.queued < MOST_QUEUED) return;
-    if (runtime.schedule.kind == SHUFFLED && runtime.queued < MOST_QUEUED && runtime_draw(4)) return;
-    size_t steps = runtime.schedule.kind == SHUFFLED ? 1 + runtime_draw(runtime.queued) : runtime.queued;
+    if (runtime.schedule.kind == SHUFFLED && runtime.queued < MOST_QUEUED && runtime_draw(4))
+        return;
+    size_t steps =
+        runtime.schedule.kind == SHUFFLED ? 1 + runtime_draw(runtime.queued) : runtime.queued;
     while (steps-- > 0 && step())
         ;
     memory_lock();
@@ -124,7 +126,8 @@ const char *cudaGetErrorName(cudaError_t error) {
         return "cudaErrorStreamCaptureUnsupported";
     case cudaErrorStreamCaptureInvalidated:
         return "cudaErrorStreamCaptureInvalidated";
-    case cudaErrorStreamCaptureIsolation: return "cudaErrorStreamCaptureIsolation";
+    case cudaErrorStreamCaptureIsolation:
+        return "cudaErrorStreamCaptureIsolation";
     case cudaErrorStreamCaptureUnjoined:
         return "cudaErrorStreamCaptureUnjoined";
     case cudaErrorStreamCaptureWrongThread:
@@ -242,8 +245,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     std::vector<char> copy;
     if (staged) copy.assign((const char *)from, (const char *)from + bytes);
     runtime_enqueue(stream, {nullptr, 0, [=, copy = std::move(copy)] {
-                         memcpy(to, staged ? copy.data() : from, bytes);
-                     }});
+                                 memcpy(to, staged ? copy.data() : from, bytes);
+                             }});
     return waits ? cudaStreamSynchronize(stream) : cudaSuccess;
 }
 
@@ -278,8 +281,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     guard lock(runtime.mutex);
-    if (stream && capture_forbids(stream))
-        return runtime_failed(cudaErrorStreamCaptureUnsupported);
+    if (stream && capture_forbids(stream)) return runtime_failed(cudaErrorStreamCaptureUnsupported);
     if (!stream) return runtime_failed(cudaErrorInvalidResourceHandle);
     run_until([=] { return stream->queue.empty(); }, "cudaStreamSynchronize");
     return runtime.error;
@@ -287,8 +289,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
     guard lock(runtime.mutex);
-    if (stream && capture_forbids(stream))
-        return runtime_failed(cudaErrorStreamCaptureUnsupported);
+    if (stream && capture_forbids(stream)) return runtime_failed(cudaErrorStreamCaptureUnsupported);
     if (stream->queue.empty()) return cudaSuccess;
     step();
     memory_lock();
@@ -327,11 +328,11 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     if (stream->capture) return cudaSuccess;
     uint64_t version = ++event->recorded;
     runtime_enqueue(stream, {nullptr, 0, [=] {
-                         struct timespec now;
-                         clock_gettime(CLOCK_MONOTONIC, &now);
-                         event->seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-                         if (event->done < version) event->done = version;
-                     }});
+                                 struct timespec now;
+                                 clock_gettime(CLOCK_MONOTONIC, &now);
+                                 event->seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+                                 if (event->done < version) event->done = version;
+                             }});
     return cudaSuccess;
 }
 
@@ -406,10 +407,10 @@ cudaError_t emulation_launch(const struct cudaLaunchConfig_t *config, const void
     if (config->blockDim.y != 1 || config->blockDim.z != 1 || !fits(&launch, limit))
         return runtime_failed(cudaErrorInvalidConfiguration);
     runtime_enqueue(config->stream, {nullptr, 0, [launch = std::move(launch)]() mutable {
-                                 struct schedule schedule = runtime.schedule;
-                                 schedule.seed += runtime.steps++;
-                                 run_grid(&launch, schedule);
-                                 memory_check();
-                             }});
+                                         struct schedule schedule = runtime.schedule;
+                                         schedule.seed += runtime.steps++;
+                                         run_grid(&launch, schedule);
+                                         memory_check();
+                                     }});
     return cudaSuccess;
 }

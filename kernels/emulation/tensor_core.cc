@@ -1,5 +1,5 @@
-/* ldmatrix and mma.sync: collectives of a warp. A product's terms are summed in double precision and
- * rounded once an instruction; a GPU keeps a few bits less. */
+/* ldmatrix and mma.sync: collectives of a warp. A product's terms are summed in double precision
+ * and rounded once an instruction; a GPU keeps a few bits less. */
 #include "kernels/gpu/tensor.h"
 
 #include <string.h>

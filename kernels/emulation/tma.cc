@@ -1,6 +1,6 @@
-/* Copies by the TMA unit. A load poisons its destination when it is issued and lands at a moment that
- * the schedule chooses, then its barrier counts the bytes. A store reads its shared memory at one
- * such moment and writes at a later one; until then its destination is poison. */
+/* Copies by the TMA unit. A load poisons its destination when it is issued and lands at a moment
+ * that the schedule chooses, then its barrier counts the bytes. A store reads its shared memory at
+ * one such moment and writes at a later one; until then its destination is poison. */
 #include "kernels/emulation/asynchronous.h"
 
 #include <algorithm>
@@ -202,8 +202,8 @@ static struct tensor_record record_of(const struct gpu_tensor_map *map, int rank
 
 static uint32_t tile_offset(const struct tensor_record *tensor, const void *shared) {
     const uint32_t period = std::max(gpu_swizzle_period(tensor->shape.swizzle), 128u);
-    uint32_t offset = dynamic_offset(self->cta, shared, gpu_tensor_box_bytes(&tensor->shape),
-                                     "a tensor's tile");
+    uint32_t offset =
+        dynamic_offset(self->cta, shared, gpu_tensor_box_bytes(&tensor->shape), "a tensor's tile");
     if (offset % period != 0)
         fail("the tile at byte %u of shared memory is not aligned to %u", offset, period);
     return offset;
@@ -242,8 +242,13 @@ void gpu_bulk_load(void *shared, const void *global, uint32_t bytes, struct gpu_
     maybe_switch({"gpu_bulk_load", file, line});
     self->at = {"gpu_bulk_load", file, line};
     check_plain(shared, global, bytes);
-    issue_load({plain((char *)global, bytes, 2), {}, self, self->cta,
-                dynamic_offset(self->cta, shared, bytes, "a bulk copy"), bytes, barrier});
+    issue_load({plain((char *)global, bytes, 2),
+                {},
+                self,
+                self->cta,
+                dynamic_offset(self->cta, shared, bytes, "a bulk copy"),
+                bytes,
+                barrier});
 }
 
 static void issue_plain_store(enum emulation_way way, void *global, const void *shared,
@@ -251,8 +256,15 @@ static void issue_plain_store(enum emulation_way way, void *global, const void *
     maybe_switch(place);
     self->at = place;
     check_plain(shared, global, bytes);
-    issue_store({way, plain((char *)global, bytes, 4), {}, self,
-                 dynamic_offset(self->cta, shared, bytes, "a bulk copy"), bytes, {}, false, false});
+    issue_store({way,
+                 plain((char *)global, bytes, 4),
+                 {},
+                 self,
+                 dynamic_offset(self->cta, shared, bytes, "a bulk copy"),
+                 bytes,
+                 {},
+                 false,
+                 false});
 }
 
 void gpu_bulk_store(void *global, const void *shared, uint32_t bytes, const char *file, int line) {

@@ -30,7 +30,8 @@ static void check_operand(const struct gpu_operand *operand, const char *name, i
     /* A K-major operand may start at another 16 k of its row, never in another row. */
     const uint32_t inside = operand->address % period;
     if (major == GPU_K_MAJOR ? inside + K * 2 > span : inside != 0)
-        fail("the descriptor of %s: address %u is not aligned to %u", name, operand->address, period);
+        fail("the descriptor of %s: address %u is not aligned to %u", name, operand->address,
+             period);
     if (major == GPU_MN_MAJOR && rows * 2 > (int)span && operand->chunk_bytes % period != 0)
         fail("the descriptor of %s: chunks %u bytes apart, not a multiple of %u", name,
              operand->chunk_bytes, period);
@@ -41,7 +42,8 @@ static uint32_t chunk_offset(const struct cta *cta, struct gpu_operand operand,
                              enum gpu_major major, int mn, int k, const char *name) {
     uint32_t address = gpu_operand_address(operand, major, mn, k);
     if (address < SHARED_BASE || address + CHUNK > SHARED_BASE + cta->dynamic_bytes)
-        fail("the descriptor of %s: element (%d, %d) lies out of dynamic shared memory", name, mn, k);
+        fail("the descriptor of %s: element (%d, %d) lies out of dynamic shared memory", name, mn,
+             k);
     return address - SHARED_BASE;
 }
 
