@@ -43,9 +43,15 @@ static uint32_t epoch_of(uint64_t stamp) {
     return (uint32_t)(stamp >> MASK_BITS) & ((1u << EPOCH_BITS) - 1);
 }
 
-static bool before(uint64_t other) {
-    return serial_of(other) < known.first_serial ||
-           order_before(serial_of(other), thread_of(other), epoch_of(other));
+/* The common answers first: of an earlier grid, of this thread, before the block's last barrier. */
+static inline bool before(uint64_t other, const struct thread *thread) {
+    const uint64_t serial = serial_of(other);
+    if (serial < known.first_serial) return true;
+    const struct cta *cta = thread->cta;
+    if (serial == cta->serial && (thread_of(other) == (uint32_t)thread->number ||
+                                  epoch_of(other) <= cta->floor[thread_of(other)]))
+        return true;
+    return order_before(serial, thread_of(other), epoch_of(other));
 }
 
 /* ---- reports ---- */
@@ -78,37 +84,40 @@ struct cell {
     uint64_t writer, reader;
 };
 
-static inline void check_word(struct cell *cell, const char *address, unsigned mask, bool write,
-                              const void *code) {
-    uint64_t mine = stamp(self, mask), writer = cell->writer, reader = cell->reader;
+static inline __attribute__((always_inline)) void check_word(const struct thread *thread,
+                                                             struct cell *cell, const char *address,
+                                                             unsigned mask, bool write,
+                                                             const void *code) {
+    uint64_t mine = stamp(thread, mask), writer = cell->writer, reader = cell->reader;
     bool same = (writer ^ mine) >> MASK_BITS == 0;
-    if (!same && (writer & mask) && !before(writer)) fail_race(address, write, writer, true, code);
+    if (!same && (writer & mask) && !before(writer, thread))
+        fail_race(address, write, writer, true, code);
     if (!write) {
         if ((reader ^ mine) >> MASK_BITS == 0)
             cell->reader = reader | mask;
-        else if (!reader || thread_of(reader) == thread_of(mine) || before(reader))
+        else if (!reader || thread_of(reader) == thread_of(mine) || before(reader, thread))
             cell->reader = mine;
         return;
     }
-    if ((reader & mask) && (reader ^ mine) >> MASK_BITS != 0 && !before(reader))
+    if ((reader & mask) && (reader ^ mine) >> MASK_BITS != 0 && !before(reader, thread))
         fail_race(address, true, reader, false, code);
     cell->writer = same ? writer | mask : mine;
     cell->reader = 0;
 }
 
-static inline void check_words(struct cell *cells, uintptr_t offset, const char *address,
-                               size_t bytes, bool write, const void *code) {
+static inline void check_words(const struct thread *thread, struct cell *cells, uintptr_t offset,
+                               const char *address, size_t bytes, bool write, const void *code) {
     for (uintptr_t at = offset; at < offset + bytes;) {
         uintptr_t word = at / WORD, next = (word + 1) * WORD;
         uintptr_t end = next < offset + bytes ? next : offset + bytes;
         unsigned mask = (1u << (end - word * WORD)) - (1u << (at - word * WORD));
-        check_word(&cells[word], address + (at - offset), mask, write, code);
+        check_word(thread, &cells[word], address + (at - offset), mask, write, code);
         at = end;
     }
 }
 
-static void check_shared_bounds(const struct cta *cta, const char *at, size_t bytes,
-                                const void *code) {
+static inline void check_shared_bounds(const struct cta *cta, const char *at, size_t bytes,
+                                       const void *code) {
     if (at >= cta->dynamic && at + bytes <= cta->dynamic + cta->dynamic_bytes) return;
     for (int i = 0; i < cta->object_count; i++) {
         const char *start = (const char *)cta->objects[i].memory;
@@ -132,7 +141,7 @@ static void shared_access(struct cta *cta, const char *at, size_t bytes, bool wr
             continue;
         cells[word] = {0, 0}; /* of a block that was here before */
     }
-    check_words(cells, offset, at, bytes, write, code);
+    check_words(self, cells, offset, at, bytes, write, code);
 }
 
 static void device_access(const char *at, size_t bytes, bool write, const void *code) {
@@ -146,8 +155,8 @@ static void device_access(const char *at, size_t bytes, bool write, const void *
         line->start = at;
         line->end = at + found.bytes;
     }
-    check_words((struct cell *)memory_shadow(), (uintptr_t)memory_offset(at), at, bytes, write,
-                code);
+    check_words(self, (struct cell *)memory_shadow(), (uintptr_t)memory_offset(at), at, bytes,
+                write, code);
 }
 
 /* Constants of the program may be read; so may the launch's arguments, and what tells a thread its

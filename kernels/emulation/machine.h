@@ -189,10 +189,15 @@ void warp_meet(const char *name, uint32_t mask, void *argument, bool aligned,
 
 char *shared_dynamic(void);
 void *shared_object(const void *site, size_t bytes, size_t alignment);
-void shared_open(struct cta *cta);                             /* its region, once */
-void shared_reset(struct cta *cta, size_t dynamic_bytes);      /* poisoned for the next CTA */
-void shared_check(const struct cta *cta);                      /* what lies behind is untouched */
-bool shared_holds(const struct cta *cta, const void *address); /* in it, or in a guard of it */
+void shared_open(struct cta *cta);                        /* its region, once */
+void shared_reset(struct cta *cta, size_t dynamic_bytes); /* poisoned for the next CTA */
+void shared_check(const struct cta *cta);                 /* what lies behind is untouched */
+enum { PAGE = 4096, STATIC_BYTES = 65536, WINDOW_BYTES = (MAX_SHARED + PAGE - 1) / PAGE * PAGE };
+/* Whether the address is in the block's shared memory, or in a guard of it. */
+inline bool shared_holds(const struct cta *cta, const void *address) {
+    const char *at = (const char *)address;
+    return at >= cta->statics - PAGE && at < cta->window + WINDOW_BYTES + PAGE;
+}
 
 /* ---- reports ---- */
 

@@ -13,8 +13,8 @@
 namespace emulation {
 
 static const int poison = 0xff;
-static const size_t page = 4096, redzone = 64;
-static const size_t statics_bytes = 65536, window_bytes = (MAX_SHARED + page - 1) / page * page;
+static const size_t page = PAGE, redzone = 64;
+static const size_t statics_bytes = STATIC_BYTES, window_bytes = WINDOW_BYTES;
 
 /* guard | static objects | guard | window | guard */
 void shared_open(struct cta *cta) {
@@ -88,11 +88,6 @@ void shared_check(const struct cta *cta) {
     for (int i = 0; i < cta->object_count; i++)
         check_untouched(cta, (char *)cta->objects[i].memory + cta->objects[i].bytes, redzone,
                         "a static object");
-}
-
-bool shared_holds(const struct cta *cta, const void *address) {
-    const char *at = (const char *)address;
-    return at >= cta->statics - page && at < cta->window + window_bytes + page;
 }
 
 } // namespace emulation
