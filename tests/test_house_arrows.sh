@@ -2,7 +2,7 @@
 # Proves the direction of every include arrow, and that only parallel/ includes MPI or NCCL.
 set -u
 bad=0
-sources=(--include='*.c' --include='*.h' --include='*.cu' --include='*.cuh')
+sources=(--include='*.c' --include='*.h' --include='*.cu' --include='*.cc')
 expect_files() { # folder, at least how many of its files the patterns below see
     local seen
     seen=$(grep -rlE '' "${sources[@]}" "$1" | wc -l)

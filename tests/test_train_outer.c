@@ -38,6 +38,17 @@ static float *weights(void) {
     return all;
 }
 
+static float *momenta_of(const struct outer *outer) {
+    float *all = malloc((size_t)elements() * sizeof *all), *next = all;
+    assert_non_null(all);
+    for (int i = 0; i < run.trainer.optimizer.count; i++) {
+        int64_t n = run.trainer.optimizer.slots[i].piece.count;
+        memcpy(next, outer->momenta[i], (size_t)n * sizeof *next);
+        next += n;
+    }
+    return all;
+}
+
 static void finish(const struct layout_site *site, const char *name) {
     layout_close(&run);
     layout_remove(site, name);
@@ -79,7 +90,7 @@ static void test_plain_average(void **state) {
     layout_site_close(&site);
 }
 
-/* One step alone and a meeting by hand, momentum and all: two meetings of b = mu b + d. */
+/* Two meetings by hand: b = mu b + d, w -= lr (d + mu b). */
 static void test_nesterov(void **state) {
     (void)state;
     static const char layout[] = "sync_every=2 outer_lr=0.5 outer_momentum=0.8";
@@ -103,7 +114,19 @@ static void test_nesterov(void **state) {
         }
     }
     assert_int_equal(at, count);
-    free(start), free(first);
+    float *momenta = momenta_of(outer), *second;
+    step(2, losses);
+    second = weights();
+    at = 0;
+    for (int i = 0; i < run.trainer.optimizer.count; i++) {
+        int64_t n = run.trainer.optimizer.slots[i].piece.count;
+        for (int64_t j = 0; j < n; j++, at++) {
+            float b = outer->momenta[i][j], d = b - 0.8f * momenta[at];
+            float want = first[at] - 0.5f * (d + 0.8f * b);
+            assert_true(fabsf(second[at] - want) <= 1e-6f + 1e-3f * fabsf(first[at] - want));
+        }
+    }
+    free(start), free(first), free(second), free(momenta);
     finish(&site, "nesterov");
     layout_site_close(&site);
 }

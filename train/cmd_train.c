@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* EX_TEMPFAIL: stopped by a signal after a checkpoint; the same command goes on from there. */
+/* How long a failing run waits for the other ranks to come to the same end. */
 enum { LEAVE_SECONDS = 30 };
 
 static void print_usage(FILE *out) {
