@@ -57,17 +57,17 @@ void *gpu_fetch(struct gpu_case *c, const void *host) {
     return copy;
 }
 
+static double number_at(const void *array, enum dtype type, size_t i) {
+    if (type == DTYPE_F32) return (double)((const float *)array)[i];
+    return (double)bf16_to_f32(((const uint16_t *)array)[i]);
+}
+
 static void expect(struct gpu_case *c, const void *host, enum dtype type, double absolute,
                    double relative, const char *what) {
     size_t count = find(c, host)->bytes / dtype_bytes(type, 1);
     void *got = gpu_fetch(c, host);
     for (size_t i = 0; i < count; i++) {
-        double g = (double)((float *)got)[type == DTYPE_F32 ? i : 0];
-        double w = (double)((const float *)host)[type == DTYPE_F32 ? i : 0];
-        if (type == DTYPE_BF16) {
-            g = (double)bf16_to_f32(((uint16_t *)got)[i]);
-            w = (double)bf16_to_f32(((const uint16_t *)host)[i]);
-        }
+        double g = number_at(got, type, i), w = number_at(host, type, i);
         if (fabs(g - w) <= absolute + relative * fabs(w)) continue;
         fail_msg("%s[%zu] of %zu: got %.9g, want %.9g (case %d, %s, schedule %s)", what, i, count,
                  g, w, c->number, dtype_info(c->cuda->act)->name, c->schedule);

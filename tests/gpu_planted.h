@@ -5,6 +5,14 @@
 
 #include "kernels/base/device.h"
 
+/* Whether the emulator looks at every access (kernels/emulation/access.h): not beside
+ * AddressSanitizer. */
+#ifdef __SANITIZE_ADDRESS__
+enum { ACCESSES_ARE_SEEN = 0 };
+#else
+enum { ACCESSES_ARE_SEEN = 1 };
+#endif
+
 enum { UNDER_ROUND_ROBIN = 1, UNDER_GREEDY = 2, UNDER_SHUFFLED = 4, UNDER_ALL = 7 };
 
 /* Launches the kind on the emulated GPU; whether the result is right. A caught bug doesn't come
@@ -15,7 +23,8 @@ typedef bool planted_fn(struct stream *stream, const struct device *gpu, int kin
 void planted_passes(planted_fn *run, int kind);
 
 /* Under the named schedules it is stopped with a message that has the pattern (an extended regular
- * expression), or, where pattern is NULL, at least gives a wrong result. */
+ * expression), or, where pattern is NULL, at least gives a wrong result. AddressSanitizer's report,
+ * in a build with it, may come first and stands for the message. */
 void planted_caught(planted_fn *run, int kind, int under, const char *pattern);
 
 #endif

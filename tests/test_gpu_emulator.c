@@ -24,7 +24,8 @@ static void accesses_are_in_bounds(void **state) {
     caught(REVERSE_STRAY, UNDER_ALL, "op reverse: .*no allocation of the device");
     caught(REVERSE_FREED, UNDER_ALL, "freed memory: byte [0-9]+ of what was an allocation of 1536");
     caught(REVERSE_HOST_ARGUMENT, UNDER_ALL, "op reverse: argument 2 points to the host's own");
-    caught(REVERSE_HOST_IN_STRUCT, UNDER_ALL, "op reverse: .*reads .* the host's own memory");
+    if (ACCESSES_ARE_SEEN)
+        caught(REVERSE_HOST_IN_STRUCT, UNDER_ALL, "op reverse: .*reads .* the host's own memory");
     caught(REVERSE_STACK, UNDER_ALL, "op reverse: .*its stack is used up");
 }
 
@@ -39,12 +40,13 @@ static void nothing_unwritten_is_used(void **state) {
 
 static void races_are_found(void **state) {
     (void)state;
-    caught(REVERSE_NO_BARRIER, UNDER_ALL, "op reverse: .*a race: ");
+    caught(LAST_NO_RESET, UNDER_ALL, NULL);
+    caught(REVERSE_NO_BARRIER, UNDER_ALL, ACCESSES_ARE_SEEN ? "op reverse: .*a race: " : NULL);
+    if (!ACCESSES_ARE_SEEN) return;
     caught(WARP_NO_SYNC, UNDER_ALL, "op rotate: .*a race: ");
     caught(LAST_NO_FENCE, UNDER_ALL, "op add_all: .*a race: reads .* thread .* wrote");
     caught(LAST_NO_BARRIER, UNDER_ALL, "op add_all: .*a race: reads .* thread .* wrote");
     caught(LAST_NO_ATOMIC, UNDER_ALL, "op add_all: .*a race: reads .* thread 0 of block");
-    caught(LAST_NO_RESET, UNDER_ALL, NULL);
 }
 
 static void threads_meet_in_one_place(void **state) {

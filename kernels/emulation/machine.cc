@@ -16,7 +16,7 @@ __thread struct now place_now;
 enum { RESIDENT_THREADS = 2048, RESIDENT_CTAS = 8, MOST_IDLE_ROUNDS = 1000 };
 
 /* One processor: what it runs now. A process has one, as it has one CUDA context. */
-static struct machine {
+struct machine {
     const struct launch *launch;
     struct schedule schedule;
     uint64_t random;
@@ -30,7 +30,9 @@ static struct machine {
     size_t deferred; /* asynchronous works that wait */
     bool progress;   /* since spinning threads last looked */
     int idle_rounds; /* in which they all looked in vain */
-} machine;
+};
+/* Never destroyed: its blocks, for one, are not. */
+static struct machine &machine = *new struct machine();
 
 const struct launch *current_launch(void) {
     return machine.launch;
