@@ -6,9 +6,9 @@
  *   {"kind":"rewind","step":..,"from":..,"sample":..,"samples":..}   steps `step` to `from` are
  * done again, without the `samples` samples from the `sample`th on loss and grad_norm have 17
  * digits: runs that computed the same have the same text there; null where one isn't finite.
- * `threads` are those of a rank; peak_rss_mib is the most that rank 0's process has had resident since
- * it started (VmHWM of /proc/self/status), not what it has now. The same figures
- * go where monitors look for them (train/gauges.h). */
+ * `threads` are those of a rank; peak_rss_mib is the most that rank 0's process has had resident
+ * since it started (VmHWM of /proc/self/status), not what it has now. The same figures go where
+ * monitors look for them (train/gauges.h). */
 #ifndef STRATA_TRAIN_METRICS_H
 #define STRATA_TRAIN_METRICS_H
 
