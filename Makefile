@@ -73,7 +73,7 @@ format-check: ## fail where clang-format would change something
 
 # The tests under sanitizers. OpenMP's runtime is not instrumented, so threads are checked at one
 # OpenMP thread a process (a conversion takes more: serve_gguf is left out): what TSan then sees are
-# our own threads: the server's, and those that write checkpoints.
+# our own threads: the server's, those that write checkpoints, readers of a rank's ring of calls.
 #
 # Under AddressSanitizer a start of the program takes a second and a step ten times as long: what starts
 # it by the dozen, or compares many layouts, is left to `make soak`.
@@ -87,7 +87,7 @@ asan: asan-build ## the tests under AddressSanitizer and UndefinedBehaviorSaniti
 tsan: deps ## tests of what has threads of its own under ThreadSanitizer
 	cmake --preset tsan > /dev/null
 	cmake --build build-tsan -j $(JOBS)
-	ctest --test-dir build-tsan -R '^(serve|parallel_saving$$)' -E '^serve_gguf$$' --output-on-failure
+	ctest --test-dir build-tsan -R '^(serve|parallel_(ring|saving|watch_link)$$)' -E '^serve_gguf$$' --output-on-failure
 	@tests/skipped.sh build-tsan
 
 # Which lines the tests reach, a folder a line; TESTS='^core_' runs those alone.
