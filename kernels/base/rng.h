@@ -4,6 +4,7 @@
 #ifndef STRATA_KERNELS_BASE_RNG_H
 #define STRATA_KERNELS_BASE_RNG_H
 
+#include "kernels/base/pure.h"
 #include <stdint.h>
 
 /* What the draws are for; the high word of the counter, so that purposes never collide. */
@@ -19,7 +20,7 @@ struct rng_block {
     uint32_t word[4];
 };
 
-static inline struct rng_block rng_philox(uint64_t key, uint64_t high, uint64_t low) {
+GPU_PURE struct rng_block rng_philox(uint64_t key, uint64_t high, uint64_t low) {
     uint32_t c0 = (uint32_t)low, c1 = (uint32_t)(low >> 32);
     uint32_t c2 = (uint32_t)high, c3 = (uint32_t)(high >> 32);
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
@@ -33,17 +34,18 @@ static inline struct rng_block rng_philox(uint64_t key, uint64_t high, uint64_t 
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    return (struct rng_block){{c0, c1, c2, c3}};
+    struct rng_block block = {{c0, c1, c2, c3}};
+    return block;
 }
 
 /* The counter of draw `index` in `domain` (a tensor's or step's number) for `purpose`. */
-static inline struct rng_block rng_draw(uint64_t seed, enum rng_purpose purpose, uint64_t domain,
-                                        uint64_t index) {
+GPU_PURE struct rng_block rng_draw(uint64_t seed, enum rng_purpose purpose, uint64_t domain,
+                                   uint64_t index) {
     return rng_philox(seed, ((uint64_t)purpose << 56) ^ domain, index);
 }
 
 /* [0, 1) in steps of 2^-24. */
-static inline float rng_unit(uint32_t word) {
+GPU_PURE float rng_unit(uint32_t word) {
     return (float)(word >> 8) * 0x1p-24f;
 }
 

@@ -7,14 +7,9 @@
 #ifndef STRATA_KERNELS_GPU_LAYOUT_H
 #define STRATA_KERNELS_GPU_LAYOUT_H
 
+#include "kernels/base/pure.h"
 #include <stddef.h>
 #include <stdint.h>
-
-#ifdef __CUDACC__
-#define GPU_PURE static inline __host__ __device__
-#else
-#define GPU_PURE static inline
-#endif
 
 struct gpu_place {
     int row, column;
