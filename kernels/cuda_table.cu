@@ -8,10 +8,12 @@ static struct kernels make_table(enum dtype act) {
     table.act = act;
     cuda_attention_backward(&table);
     cuda_attention_forward(&table);
+    cuda_cross_entropy(&table);
     cuda_elementwise(&table);
     cuda_embedding(&table);
     cuda_kv_write(&table);
     cuda_matmul(&table);
+    cuda_optimizer(&table);
     cuda_rmsnorm(&table);
     cuda_rope(&table);
     return table;

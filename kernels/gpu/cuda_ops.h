@@ -7,10 +7,12 @@ struct kernels;
 
 void cuda_attention_backward(struct kernels *table);
 void cuda_attention_forward(struct kernels *table);
+void cuda_cross_entropy(struct kernels *table);
 void cuda_elementwise(struct kernels *table);
 void cuda_embedding(struct kernels *table);
 void cuda_kv_write(struct kernels *table);
 void cuda_matmul(struct kernels *table);
+void cuda_optimizer(struct kernels *table);
 void cuda_rmsnorm(struct kernels *table);
 void cuda_rope(struct kernels *table);
 
