@@ -14,8 +14,10 @@ static struct kernels make_table(enum dtype act) {
     cuda_kv_write(&table);
     cuda_matmul(&table);
     cuda_optimizer(&table);
+    cuda_peak(&table);
     cuda_rmsnorm(&table);
     cuda_rope(&table);
+    cuda_sample(&table);
     return table;
 }
 

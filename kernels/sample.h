@@ -38,9 +38,9 @@ struct sample_args {
     float *logprob; /* out: log probability under the unmodified logits at temperature 1, -infinity
                        for token -1; or NULL */
     float *scratch; /* (vocab) f32 */
-    int32_t *scratch_ids; /* (vocab) */
-    const float *logits;  /* (vocab) */
-    const struct sample_seen *seen;
+    int32_t *scratch_ids;           /* (vocab) */
+    const float *logits;            /* (vocab) */
+    const struct sample_seen *seen; /* each of another token */
     int32_t seen_count;
     int32_t vocab;
     int64_t position; /* in the request: of the token being drawn */

@@ -13,7 +13,9 @@ void cuda_embedding(struct kernels *table);
 void cuda_kv_write(struct kernels *table);
 void cuda_matmul(struct kernels *table);
 void cuda_optimizer(struct kernels *table);
+void cuda_peak(struct kernels *table);
 void cuda_rmsnorm(struct kernels *table);
 void cuda_rope(struct kernels *table);
+void cuda_sample(struct kernels *table);
 
 #endif
