@@ -36,8 +36,10 @@ void VARIANT(accumulate_f32_cpu)(struct stream *s, float *y, const float *x, int
     }
 }
 
+/* In place, a thread's smaller results would lie where another still reads. */
 void VARIANT(round_f32_cpu)(struct stream *s, void *y, const float *x, int64_t n) {
-    int threads = threads_for(s, n, GRAIN);
+    bool shrinks = y == (const void *)x && sizeof(act_t) < sizeof *x;
+    int threads = shrinks ? 1 : threads_for(s, n, GRAIN);
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t i = 0; i < n; i += V16_LANES)
         v16_store_act_part((act_t *)y + i, v16_load_part(x + i, n - i), n - i);
