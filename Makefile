@@ -66,10 +66,10 @@ bench: build ## the speed goals against PyTorch and this machine's ceilings (35 
 	tests/bench.sh $(BUILD)
 
 format: ## clang-format all of our C
-	git ls-files '*.c' '*.h' | xargs clang-format -i
+	git ls-files '*.c' '*.h' '*.cu' '*.cc' | xargs clang-format -i
 
 format-check: ## fail where clang-format would change something
-	git ls-files '*.c' '*.h' | xargs clang-format --dry-run --Werror
+	git ls-files '*.c' '*.h' '*.cu' '*.cc' | xargs clang-format --dry-run --Werror
 
 # The tests under sanitizers. OpenMP's runtime is not instrumented, so threads are checked at one
 # OpenMP thread a process (a conversion takes more: serve_gguf is left out): what TSan then sees are

@@ -269,13 +269,10 @@ template <class A> static void backward_all(struct stream *s, struct backward_jo
         backward_bf16(s, b);
 }
 
-template <class A>
-static void attention_backward(struct stream *s, const struct attention_backward_args *a) {
+/* What attention whole and in parts have in common. */
+template <class Args> static struct backward_job job_of(const Args *a) {
     struct backward_job b = {};
     b.job = attention_job_of(&a->shape);
-    b.job.start = a->segments->start;
-    b.job.past = a->segments->past;
-    b.job.count = a->segments->count;
     b.dout = a->dout;
     b.q = a->q;
     b.k = a->k;
@@ -283,6 +280,15 @@ static void attention_backward(struct stream *s, const struct attention_backward
     b.o = a->o;
     b.lse = a->lse;
     b.delta = a->scratch;
+    return b;
+}
+
+template <class A>
+static void attention_backward(struct stream *s, const struct attention_backward_args *a) {
+    struct backward_job b = job_of(a);
+    b.job.start = a->segments->start;
+    b.job.past = a->segments->past;
+    b.job.count = a->segments->count;
     b.dq = a->dq;
     b.dk = a->dk;
     b.dv = a->dv;
@@ -293,17 +299,9 @@ static void attention_backward(struct stream *s, const struct attention_backward
 template <class A>
 static void attention_part_backward(struct stream *s,
                                     const struct attention_part_backward_args *a) {
-    struct backward_job b = {};
-    b.job = attention_job_of(&a->shape);
+    struct backward_job b = job_of(a);
     b.job.parts = a->parts;
     b.job.count = a->count;
-    b.dout = a->dout;
-    b.q = a->q;
-    b.k = a->k;
-    b.v = a->v;
-    b.o = a->o;
-    b.lse = a->lse;
-    b.delta = a->scratch;
     b.dq_sums = a->dq;
     b.dk_sums = a->dk;
     b.dv_sums = a->dv;

@@ -1,6 +1,6 @@
-/* A warp-specialised GEMM: one warpgroup loads tiles by TMA into a ring of stages, two multiply them,
- * 64 rows each, and store theirs by TMA. A CTA walks over tiles of y, so that loads of the next tile
- * run under the stores of the last.
+/* A warp-specialised GEMM: one warpgroup loads tiles by TMA into a ring of stages, two multiply
+ * them, 64 rows each, and store theirs by TMA. A CTA walks over tiles of y, so that loads of the
+ * next tile run under the stores of the last.
  *
  *   full[stage]   the stage's bytes have come          empty[stage]   all 8 warps are done with it
  */
@@ -87,8 +87,7 @@ __device__ static void multiply_stage(float (&d)[columns / 2], const struct bf16
 
 /* y's tile through shared memory, in boxes of 64 columns. */
 template <int columns>
-__device__ static void store_tile(const float (&d)[columns / 2],
-                                  struct bf16 (*shared)[PART * PART],
+__device__ static void store_tile(const float (&d)[columns / 2], struct bf16 (*shared)[PART * PART],
                                   const struct gpu_tensor_map *y, int consumer,
                                   struct gemm_tile tile, int n) {
     const int thread = (int)threadIdx.x % WARPGROUP;
@@ -106,8 +105,7 @@ __device__ static void store_tile(const float (&d)[columns / 2],
     gpu_barrier(BARRIER_FIRST + consumer, WARPGROUP);
     if (thread != 0) return;
     for (int part = 0; part < columns / PART && tile.column + part * PART < n; part++)
-        gpu_tensor_store_2d(y, shared[part], tile.column + part * PART,
-                            tile.row + consumer * PART);
+        gpu_tensor_store_2d(y, shared[part], tile.column + part * PART, tile.row + consumer * PART);
     gpu_bulk_commit();
 }
 
@@ -137,8 +135,8 @@ __device__ static void consume(struct gemm_shared<columns, stages> *shared,
         for (int k = 0; k < sizes.k; k += DEPTH, step++) {
             const uint32_t stage = step % stages, parity = step / stages & 1;
             gpu_mbarrier_wait(&shared->full[stage], parity);
-            multiply_stage<columns>(d, shared->x[stage] + consumer * PART * DEPTH,
-                                    shared->w[stage], k == 0);
+            multiply_stage<columns>(d, shared->x[stage] + consumer * PART * DEPTH, shared->w[stage],
+                                    k == 0);
             gpu_wgmma_wait<1>(); /* the stage before is done with */
             if (k > 0 && lane == 0) gpu_mbarrier_arrive(&shared->empty[(step - 1) % stages]);
         }

@@ -3,6 +3,7 @@
 #ifndef STRATA_TESTS_GPU_ATTENTION_H
 #define STRATA_TESTS_GPU_ATTENTION_H
 
+#include "tests/attention_parts.h"
 #include "tests/gpu_case.h"
 
 enum { MOST_SEQUENCES = 5 };
@@ -81,42 +82,6 @@ static inline void reference_forward(struct gpu_case *c, const struct packed *p)
         &(struct attention_forward_args){p->o, p->lse, p->q, &kv, &p->segments, p->shape});
 }
 
-/* Attention in parts: keys come in BLOCKS runs of tokens, in an order in which some queries see
- * nothing at first, and the queries of a document are two runs where they are cut. */
-enum { BLOCKS = 3, MOST_PARTS = 2 * MOST_SEQUENCES };
-static const int block_order[BLOCKS] = {1, 2, 0};
-
-struct cuts {
-    int32_t keys[BLOCKS + 1], query; /* tokens where they are */
-};
-
-static inline struct cuts cut_at_random(struct gpu_case *c, const struct packed *p) {
-    int32_t tokens = p->start[p->segments.count];
-    struct cuts cuts = {.keys = {[BLOCKS] = tokens}, .query = random_int(&c->random, 0, tokens)};
-    for (int i = 1; i < BLOCKS; i++)
-        cuts.keys[i] = random_int(&c->random, cuts.keys[i - 1], tokens);
-    return cuts;
-}
-
-static inline int32_t within(int32_t token, int32_t first, int32_t end) {
-    return token < first ? first : token > end ? end : token;
-}
-
-/* The parts of keys' run `block`, in shared memory. */
-static inline int32_t list_parts(struct attention_part *parts, const struct packed *p,
-                                 const struct cuts *cuts, int block) {
-    int32_t count = 0, first = cuts->keys[block], end = cuts->keys[block + 1];
-    for (int32_t i = 0; i < p->segments.count; i++) {
-        int32_t start = p->start[i], stop = p->start[i + 1];
-        int32_t key = within(start, first, end), keys = within(stop, first, end) - key;
-        int32_t edges[] = {start, within(cuts->query, start, stop), stop};
-        for (int run = 0; run < 2; run++)
-            if (edges[run + 1] > edges[run] && keys > 0)
-                parts[count++] =
-                    (struct attention_part){i,           edges[run], edges[run + 1] - edges[run],
-                                            key - first, keys,       edges[run] - key};
-    }
-    return count;
-}
+enum { MOST_PARTS = 2 * MOST_SEQUENCES };
 
 #endif

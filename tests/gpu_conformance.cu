@@ -86,23 +86,25 @@ __global__ void mma_kernel(float *out, const float *a, const float *b) {
     const int lane = (int)threadIdx.x, depth = format == TF32 ? 8 : 16;
     uint32_t fa[4], fb[2];
     for (int i = 0; i < 4; i++) {
-        const struct gpu_place p = format == TF32 ? gpu_place_a_tf32(lane, i)
-                                                  : gpu_place_a(lane, 2 * i);
+        const struct gpu_place p =
+            format == TF32 ? gpu_place_a_tf32(lane, i) : gpu_place_a(lane, 2 * i);
         const float *from = a + p.row * depth + p.column;
         fa[i] = format == TF32 ? gpu_tf32(from[0]) : pack<format>(from[0], from[1]);
     }
     for (int i = 0; i < 2; i++) {
-        const struct gpu_place p = format == TF32 ? gpu_place_b_tf32(lane, i)
-                                                  : gpu_place_b(lane, 2 * i);
+        const struct gpu_place p =
+            format == TF32 ? gpu_place_b_tf32(lane, i) : gpu_place_b(lane, 2 * i);
         const float *from = b + p.column * depth + p.row;
         fb[i] = format == TF32 ? gpu_tf32(from[0]) : pack<format>(from[0], from[1]);
     }
     float d[4];
-    for (int i = 0; i < 4; i++) d[i] = (float)(gpu_place_d(lane, i).row - gpu_place_d(lane, i).column);
+    for (int i = 0; i < 4; i++)
+        d[i] = (float)(gpu_place_d(lane, i).row - gpu_place_d(lane, i).column);
     if (format == BF16) gpu_mma_bf16(d, fa, fb);
     if (format == F16) gpu_mma_f16(d, fa, fb);
     if (format == TF32) gpu_mma_tf32(d, fa, fb);
-    for (int i = 0; i < 4; i++) out[gpu_place_d(lane, i).row * 8 + gpu_place_d(lane, i).column] = d[i];
+    for (int i = 0; i < 4; i++)
+        out[gpu_place_d(lane, i).row * 8 + gpu_place_d(lane, i).column] = d[i];
 }
 
 static float small(int which, int i) {
@@ -182,7 +184,8 @@ __global__ void box_load_kernel(uint16_t *out, GPU_TENSOR_MAP map, uint32_t byte
         out[i] = ((const uint16_t *)shared)[i];
 }
 
-__global__ void box_store_kernel(GPU_TENSOR_MAP map, uint32_t bytes, int rank, int x, int y, int z) {
+__global__ void box_store_kernel(GPU_TENSOR_MAP map, uint32_t bytes, int rank, int x, int y,
+                                 int z) {
     GPU_DYNAMIC_SHARED(char, shared);
     for (uint32_t i = threadIdx.x; i < bytes / 2; i += blockDim.x)
         ((uint16_t *)shared)[i] = (uint16_t)(i + 1);
@@ -227,7 +230,8 @@ static void box_case(struct bench *b, enum gpu_swizzle swizzle, int rank, bool s
         garbage += out[i] == GARBAGE * 0x101;
     uint64_t covered = 0;
     for (uint32_t i = 0; i < bytes / 2; i++) covered += element_of(&shape, at, i) >= 0;
-    if (stores) expect(b, -1, (double)(garbage + covered), (double)(shape.stride_bytes[2] * PLANES / 2));
+    if (stores)
+        expect(b, -1, (double)(garbage + covered), (double)(shape.stride_bytes[2] * PLANES / 2));
 }
 
 /* ---- plain bulk copies, sums, and a box of f32 sums ---- */
@@ -287,8 +291,8 @@ static void bulk_case(struct bench *b) {
 
 /* ---- wgmma ---- */
 
-/* A tile of `rows` (m or n) by k elements as TMA would lay it: the byte of element (row, k). A K-major
- * tile has one span of k; an MN-major one 64 k and a chunk a span of rows. */
+/* A tile of `rows` (m or n) by k elements as TMA would lay it: the byte of element (row, k). A
+ * K-major tile has one span of k; an MN-major one 64 k and a chunk a span of rows. */
 GPU_PURE uint32_t tile_byte(enum gpu_swizzle swizzle, enum gpu_major major, int row, int k) {
     const uint32_t span = gpu_swizzle_span(swizzle), per_row = span / 2;
     if (major == GPU_K_MAJOR)
@@ -387,8 +391,8 @@ static const struct {
     int n;
     wgmma_case_fn *run[4];
 } wgmma_cases[] = {
-    {64, CONFORMANCE_WGMMA(32)},   {80, CONFORMANCE_WGMMA(40)},   {96, CONFORMANCE_WGMMA(48)},
-    {128, CONFORMANCE_WGMMA(64)},  {176, CONFORMANCE_WGMMA(88)},  {192, CONFORMANCE_WGMMA(96)},
+    {64, CONFORMANCE_WGMMA(32)},   {80, CONFORMANCE_WGMMA(40)},  {96, CONFORMANCE_WGMMA(48)},
+    {128, CONFORMANCE_WGMMA(64)},  {176, CONFORMANCE_WGMMA(88)}, {192, CONFORMANCE_WGMMA(96)},
     {256, CONFORMANCE_WGMMA(128)},
 };
 
@@ -472,8 +476,10 @@ static bool run_wgmma(struct bench *b, int number, char *name) {
     const int a = form < 4 ? form / 2 : 0, m = form < 4 ? form % 2 : form - 4;
     snprintf(name, CONFORMANCE_NAME, "wgmma m64n%dk16 %s, A %s, B %s-major, %s swizzle",
              wgmma_cases[size].n, of.f16 ? "f16" : "bf16",
-             of.registers ? "in registers" : a ? "MN-major" : "K-major", majors[m],
-             swizzle_names[of.swizzle]);
+             of.registers ? "in registers"
+             : a          ? "MN-major"
+                          : "K-major",
+             majors[m], swizzle_names[of.swizzle]);
     wgmma_cases[size].run[a * 2 + m](b, of);
     return true;
 }

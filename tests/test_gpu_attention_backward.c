@@ -85,7 +85,7 @@ static void run_parts(struct gpu_case *c, const struct packed *p, const struct g
             .tokens = p->start[p->segments.count],
             .keys = cuts->keys[block + 1] - cuts->keys[block],
             .first = i == 0,
-            .count = list_parts(parts, p, cuts, block),
+            .count = list_parts(parts, &p->segments, cuts, block),
             .parts = parts,
             .shape = p->shape};
         c->cuda->attention_part_backward(&c->stream, &args);
@@ -108,7 +108,7 @@ static void parts_case(struct gpu_case *c, void *context) {
     pack_case(c, &p, 80);
     make_gradients(c, &p, &g);
     reference_backward(c, &p, &g);
-    const struct cuts cuts = cut_at_random(c, &p);
+    const struct cuts cuts = cut_at_random(&c->random, &p.segments);
     float *sums[3];
     for (int i = 0; i < 3; i++)
         sums[i] = gpu_bytes(c, (i ? p.kv_count : p.q_count) * sizeof(float));

@@ -29,16 +29,17 @@ static void run_parts(struct gpu_case *c, struct packed *p, const struct cuts *c
         int block = block_order[i];
         struct attention_part *parts = gpu_shared_bytes(c, MOST_PARTS * sizeof *parts);
         size_t at = act_bytes(c->cuda, (size_t)cuts->keys[block] * width);
-        const struct attention_part_forward_args args = {.o = gpu_of(c, o),
-                                                         .lse = gpu_of(c, p->lse),
-                                                         .q = gpu_of(c, p->q),
-                                                         .k = (char *)gpu_of(c, p->k) + at,
-                                                         .v = (char *)gpu_of(c, p->v) + at,
-                                                         .tokens = p->start[p->segments.count],
-                                                         .first = i == 0,
-                                                         .count = list_parts(parts, p, cuts, block),
-                                                         .parts = parts,
-                                                         .shape = p->shape};
+        const struct attention_part_forward_args args = {
+            .o = gpu_of(c, o),
+            .lse = gpu_of(c, p->lse),
+            .q = gpu_of(c, p->q),
+            .k = (char *)gpu_of(c, p->k) + at,
+            .v = (char *)gpu_of(c, p->v) + at,
+            .tokens = p->start[p->segments.count],
+            .first = i == 0,
+            .count = list_parts(parts, &p->segments, cuts, block),
+            .parts = parts,
+            .shape = p->shape};
         c->cuda->attention_part_forward(&c->stream, &args);
     }
     float *sums = gpu_fetch(c, o);
@@ -53,7 +54,7 @@ static void parts_case(struct gpu_case *c, void *context) {
     (void)context;
     struct packed p;
     pack_case(c, &p, 150);
-    const struct cuts cuts = cut_at_random(c, &p);
+    const struct cuts cuts = cut_at_random(&c->random, &p.segments);
     run_parts(c, &p, &cuts);
     reference_forward(c, &p);
     expect_forward(c, &p);

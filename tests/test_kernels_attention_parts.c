@@ -1,43 +1,9 @@
 /* Attention in parts, for keys that come one block after the other: float64, the whole, threads. */
 #define _GNU_SOURCE
 #include "tests/attention_fixture.h"
+#include "tests/attention_parts.h"
 
-/* The same in parts: keys come in BLOCKS runs of tokens, in an order in which some queries see
- * nothing at first, and the queries of a document are two runs where they are cut. */
-enum { BLOCKS = 3, MOST_PARTS = 2 * MAX_SEQUENCES };
-
-struct cuts {
-    int32_t keys[BLOCKS + 1], query; /* tokens where they are */
-};
-
-static struct cuts cut_at_random(const struct attention_fixture *f, struct random *random) {
-    int32_t tokens = f->start[f->segments.count];
-    struct cuts cuts = {.keys = {[BLOCKS] = tokens}, .query = random_int(random, 0, tokens)};
-    for (int i = 1; i < BLOCKS; i++) cuts.keys[i] = random_int(random, cuts.keys[i - 1], tokens);
-    return cuts;
-}
-
-static int32_t within(int32_t token, int32_t first, int32_t end) {
-    return token < first ? first : token > end ? end : token;
-}
-
-static int32_t list_parts(struct attention_part *parts, const struct attention_fixture *f,
-                          const struct cuts *cuts, int block) {
-    int32_t count = 0, first = cuts->keys[block], end = cuts->keys[block + 1];
-    for (int32_t i = 0; i < f->segments.count; i++) {
-        int32_t start = f->start[i], stop = f->start[i + 1];
-        int32_t key = within(start, first, end), keys = within(stop, first, end) - key;
-        int32_t edges[] = {start, within(cuts->query, start, stop), stop};
-        for (int run = 0; run < 2; run++)
-            if (edges[run + 1] > edges[run] && keys > 0)
-                parts[count++] =
-                    (struct attention_part){i,           edges[run], edges[run + 1] - edges[run],
-                                            key - first, keys,       edges[run] - key};
-    }
-    return count;
-}
-
-static const int block_order[BLOCKS] = {1, 2, 0};
+enum { MOST_PARTS = 2 * MAX_SEQUENCES };
 
 static void run_parts_forward(const struct kernels *kernels, const struct attention_fixture *f,
                               struct attention_tensors *t, const struct cuts *cuts, int threads) {
@@ -56,7 +22,7 @@ static void run_parts_forward(const struct kernels *kernels, const struct attent
             .v = (char *)t->v + at,
             .tokens = f->start[f->segments.count],
             .first = i == 0,
-            .count = list_parts(parts, f, cuts, block_order[i]),
+            .count = list_parts(parts, &f->segments, cuts, block_order[i]),
             .parts = parts,
             .shape = f->shape};
         kernels->attention_part_forward(&stream, &args);
@@ -91,7 +57,7 @@ static void run_parts_backward(const struct kernels *kernels, const struct atten
             .tokens = f->start[f->segments.count],
             .keys = cuts->keys[block + 1] - cuts->keys[block],
             .first = i == 0,
-            .count = list_parts(parts, f, cuts, block),
+            .count = list_parts(parts, &f->segments, cuts, block),
             .parts = parts,
             .shape = f->shape};
         kernels->attention_part_backward(&stream, &args);
@@ -128,7 +94,7 @@ static void check_parts(const struct kernels *kernels, const struct kernels *ref
     struct random random = {.seed = seed};
     struct attention_fixture f;
     attention_random_fixture(&f, &random, head_dim);
-    const struct cuts cuts = cut_at_random(&f, &random);
+    const struct cuts cuts = cut_at_random(&random, &f.segments);
     struct random same = random;
     struct attention_tensors want = attention_tensors_new(kernels, &f, &random),
                              got = attention_tensors_new(kernels, &f, &same);

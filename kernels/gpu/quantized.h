@@ -206,26 +206,8 @@ __device__ __forceinline__ void gpu_eight_of_block(float out[8], enum dtype type
     for (int i = 0; i < 8; i++) out[i] = e.a * (float)e.v[i] + e.b;
 }
 
-/* The levels of kernels/nf4.c. */
 __device__ __forceinline__ float gpu_nf4_level(int code) {
-    static constexpr float levels[16] = {
-        -1.0f,
-        -0.6961928009986877f,
-        -0.5250730514526367f,
-        -0.39491748809814453f,
-        -0.28444138169288635f,
-        -0.18477343022823334f,
-        -0.09105003625154495f,
-        0.0f,
-        0.07958029955625534f,
-        0.16093020141124725f,
-        0.24611230194568634f,
-        0.33791524171829224f,
-        0.44070982933044434f,
-        0.5626170039176941f,
-        0.7229568362236023f,
-        1.0f,
-    };
+    static constexpr float levels[16] = NF4_LEVELS;
     return levels[code];
 }
 
